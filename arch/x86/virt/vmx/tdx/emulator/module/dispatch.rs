@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! From the registers of a SEAMCALL to the leaf that serves it.
+
+use super::{
+    leaf::{
+        self,
+        LeafInfo, //
+    },
+    locks::LockRecord,
+    platform::Platform,
+    regs::Regs,
+    status::{
+        Operand,
+        Status, //
+    },
+    Module,
+    SysState, //
+};
+use core::cell::Cell;
+
+/// The bit of RAX that sends a call to the P-SEAMLDR instead.
+const SEAMLDR: u64 = 1 << 63;
+/// The bits of RAX that must be zero.
+const RESERVED: u64 = 0x7fff_ffff_ff00_0000;
+
+/// The leaf that TDX calls TDH.SYS.LP.SHUTDOWN, the only one a module that is shut down looks at.
+const SYS_LP_SHUTDOWN: u16 = 44;
+
+/// How many locks an [`Outcome`] can report.
+pub const TRACED_LOCKS: usize = 12;
+
+/// What became of a SEAMCALL.
+#[derive(Clone, Copy, Debug)]
+pub struct Outcome {
+    /// What the processor does.
+    pub result: CallResult,
+    /// The number of the leaf.
+    pub leaf: u16,
+    /// The version of the leaf.
+    pub version: u8,
+    /// The locks that the leaf took, in order.
+    pub locks: LockTrace,
+}
+
+/// What the processor does after a SEAMCALL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallResult {
+    /// The module returned: CF is 0, the status is in RAX too.
+    Returned(Status),
+    /// There is no module to call: CF is 1, no register changes.
+    VmFailInvalid,
+}
+
+/// The locks that a leaf took, in order. If there were more than fit, the last are missing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LockTrace {
+    records: [Option<LockRecord>; TRACED_LOCKS],
+}
+
+impl LockTrace {
+    /// The locks in order.
+    pub fn iter(&self) -> impl Iterator<Item = &LockRecord> + '_ {
+        self.records.iter().flatten()
+    }
+}
+
+/// The ends of a leaf: with success, or with another status.
+pub(super) type LeafResult = Result<(), Status>;
+
+/// One SEAMCALL in progress.
+pub(super) struct Call<'a, P: Platform> {
+    pub(super) module: &'a Module,
+    pub(super) platform: &'a P,
+    /// The version of the leaf that was asked for.
+    pub(super) version: u8,
+    locks: [Cell<Option<LockRecord>>; TRACED_LOCKS],
+    lock_count: Cell<usize>,
+}
+
+impl<'a, P: Platform> Call<'a, P> {
+    pub(super) fn new(module: &'a Module, platform: &'a P, version: u8) -> Self {
+        Self {
+            module,
+            platform,
+            version,
+            locks: [const { Cell::new(None) }; TRACED_LOCKS],
+            lock_count: Cell::new(0),
+        }
+    }
+
+    pub(super) fn trace_lock(&self, record: LockRecord) {
+        let count = self.lock_count.get();
+        if let Some(slot) = self.locks.get(count) {
+            slot.set(Some(record));
+            self.lock_count.set(count.wrapping_add(1));
+        }
+    }
+
+    fn lock_trace(&self) -> LockTrace {
+        let mut trace = LockTrace::default();
+        for (to, from) in trace.records.iter_mut().zip(&self.locks) {
+            *to = from.get();
+        }
+        trace
+    }
+}
+
+/// Serves a SEAMCALL.
+pub(super) fn seamcall<P: Platform>(module: &Module, platform: &P, regs: &mut Regs) -> Outcome {
+    let leaf = regs.rax as u16;
+    let version = (regs.rax >> 16) as u8;
+    if regs.rax & SEAMLDR != 0 || module.sys_state() == SysState::Disabled {
+        return Outcome {
+            result: CallResult::VmFailInvalid,
+            leaf,
+            version,
+            locks: LockTrace::default(),
+        };
+    }
+
+    let call = Call::new(module, platform, version);
+    let _inside = module.enter();
+    let status = match check(module, regs.rax, leaf, version) {
+        Ok(()) => leaf::run(leaf, &call, regs)
+            .err()
+            .unwrap_or(Status::SUCCESS),
+        Err(status) => status,
+    };
+    regs.rax = status.raw();
+    Outcome {
+        result: CallResult::Returned(status),
+        leaf,
+        version,
+        locks: call.lock_trace(),
+    }
+}
+
+/// What is checked before the leaf itself is looked at.
+fn check(module: &Module, rax: u64, leaf: u16, version: u8) -> LeafResult {
+    let info = LeafInfo::by_number(leaf);
+    if rax & RESERVED != 0 {
+        return Err(Status::OPERAND_INVALID.on(Operand::Rax));
+    }
+    if version != 0 && !info.is_some_and(|info| info.has_versions(module.profile())) {
+        return Err(Status::OPERAND_INVALID.on(Operand::Rax));
+    }
+    match module.sys_state() {
+        SysState::Shutdown if leaf != SYS_LP_SHUTDOWN => Err(Status::SYS_SHUTDOWN),
+        SysState::Ready => Ok(()),
+        _ if info.is_some_and(|info| info.early) => Ok(()),
+        _ => Err(Status::SYS_NOT_READY),
+    }
+}

@@ -1,0 +1,265 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The module's locks.
+//!
+//! No lock ever waits: one that cannot be had at once makes the leaf fail. Most locks can be
+//! shared. A lock is the low 16 bits of a 64-bit word, which lies either in memory, beside what the
+//! lock protects, or in the [`Module`](super::Module). The lock of a Secure EPT entry is a bit of
+//! the entry itself.
+
+use super::{
+    dispatch::Call,
+    platform::{
+        Event,
+        Platform, //
+    },
+};
+use core::sync::atomic::{
+    AtomicU64,
+    Ordering, //
+};
+
+/// How a lock is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LockMode {
+    /// Together with others.
+    Shared,
+    /// Alone.
+    Exclusive,
+}
+
+/// Which lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lock {
+    /// The lock of the SYS leaves.
+    Global,
+    /// The key ownership table.
+    Kot,
+    /// The cache write-back of a package.
+    Wbcache(u32),
+    /// A TDMR, by its index.
+    Tdmr(u32),
+    /// The PAMT entry of the page at `pa`; `level` is 0 for 4 KiB, 1 for 2 MiB, 2 for 1 GiB.
+    Page {
+        /// Where the page lies.
+        pa: u64,
+        /// Its size.
+        level: u8,
+    },
+    /// The operation state of the TD with this TDR.
+    OpState(u64),
+    /// The Secure EPT of the TD with this TDR.
+    SeptTree(u64),
+    /// The TLB epoch of the TD with this TDR.
+    Epoch(u64),
+    /// The Secure EPT entry at `entry`, which maps `gpa`.
+    SeptEntry {
+        /// Where the entry lies.
+        entry: u64,
+        /// The guest-physical address it maps.
+        gpa: u64,
+    },
+}
+
+/// A lock and how it is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LockRecord {
+    /// Which lock.
+    pub lock: Lock,
+    /// How.
+    pub mode: LockMode,
+}
+
+/// The error of a lock that somebody else holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Busy;
+
+const EXCLUSIVE: u64 = 1 << 0;
+const SHARED_ONE: u64 = 1 << 1;
+const SHARED_MASK: u64 = 0x7ffe;
+/// Set when the host failed to get the lock, cleared when it does: until then, guests must not.
+const HOST_PRIORITY: u64 = 1 << 15;
+
+/// The lock bit of a Secure EPT entry.
+pub(super) const SEPT_ENTRY_LOCK: u64 = 1 << 11;
+/// The host-priority bit of a Secure EPT entry.
+pub(super) const SEPT_ENTRY_HOST_PRIORITY: u64 = 1 << 52;
+
+/// How often a lock is tried again when its word changed for another reason than being taken.
+const ATTEMPTS: u32 = 1024;
+
+/// Where a lock's word is.
+#[derive(Clone, Copy)]
+pub(super) enum Word<'a> {
+    /// In memory.
+    Memory(u64),
+    /// In the module.
+    Local(&'a AtomicU64),
+}
+
+impl Word<'_> {
+    fn load<P: Platform>(self, platform: &P) -> u64 {
+        match self {
+            Word::Memory(pa) => platform.read64(pa),
+            Word::Local(word) => word.load(Ordering::Acquire),
+        }
+    }
+
+    fn cas<P: Platform>(self, platform: &P, current: u64, new: u64) -> Result<u64, u64> {
+        match self {
+            Word::Memory(pa) => platform.cas64(pa, current, new),
+            Word::Local(word) => {
+                word.compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire)
+            }
+        }
+    }
+
+    /// Changes the word with `change`, until that returns [`None`] or nobody interferes.
+    fn update<P: Platform>(
+        self,
+        platform: &P,
+        attempts: u32,
+        change: impl Fn(u64) -> Option<u64>,
+    ) -> bool {
+        let mut value = self.load(platform);
+        for _ in 0..attempts {
+            let Some(new) = change(value) else {
+                return false;
+            };
+            match self.cas(platform, value, new) {
+                Ok(_) => return true,
+                Err(now) => value = now,
+            }
+        }
+        false
+    }
+}
+
+/// The bits of a word that are the lock, and what they mean.
+#[derive(Clone, Copy)]
+enum Format {
+    /// Shared or exclusive, in the low 16 bits.
+    Sharex,
+    /// The same with a bit by which a waiting host keeps guests away.
+    SharexHostPriority,
+    /// One bit in a Secure EPT entry.
+    SeptEntry,
+}
+
+/// A lock that is held. It is given back when this is dropped.
+#[must_use = "the lock is given back at once if unused"]
+pub(super) struct Held<'c, P: Platform> {
+    call: &'c Call<'c, P>,
+    word: Word<'c>,
+    format: Format,
+    record: LockRecord,
+}
+
+impl<'c, P: Platform> Held<'c, P> {
+    /// Takes a lock that only the host takes.
+    pub(super) fn sharex(
+        call: &'c Call<'c, P>,
+        word: Word<'c>,
+        lock: Lock,
+        mode: LockMode,
+    ) -> Result<Self, Busy> {
+        Self::take(call, word, Format::Sharex, LockRecord { lock, mode })
+    }
+
+    /// Takes a lock that guests take too.
+    pub(super) fn sharex_host_priority(
+        call: &'c Call<'c, P>,
+        word: Word<'c>,
+        lock: Lock,
+        mode: LockMode,
+    ) -> Result<Self, Busy> {
+        let record = LockRecord { lock, mode };
+        Self::take(call, word, Format::SharexHostPriority, record)
+    }
+
+    /// Takes the lock of the Secure EPT entry at `entry`.
+    pub(super) fn sept_entry(call: &'c Call<'c, P>, entry: u64, gpa: u64) -> Result<Self, Busy> {
+        let lock = Lock::SeptEntry { entry, gpa };
+        let mode = LockMode::Exclusive;
+        let record = LockRecord { lock, mode };
+        Self::take(call, Word::Memory(entry), Format::SeptEntry, record)
+    }
+
+    fn take(
+        call: &'c Call<'c, P>,
+        word: Word<'c>,
+        format: Format,
+        record: LockRecord,
+    ) -> Result<Self, Busy> {
+        let change = |value: u64| match (format, record.mode) {
+            (Format::SeptEntry, _) => (value & SEPT_ENTRY_LOCK == 0)
+                .then_some((value | SEPT_ENTRY_LOCK) & !SEPT_ENTRY_HOST_PRIORITY),
+            (_, LockMode::Exclusive) => (value & (EXCLUSIVE | SHARED_MASK) == 0)
+                .then_some((value | EXCLUSIVE) & !HOST_PRIORITY),
+            (_, LockMode::Shared) => (value & EXCLUSIVE == 0 && value & SHARED_MASK != SHARED_MASK)
+                .then_some((value & !HOST_PRIORITY).wrapping_add(SHARED_ONE)),
+        };
+        if word.update(call.platform, ATTEMPTS, change) {
+            call.trace_lock(record);
+            call.platform.observe(Event::LockTaken(record));
+            return Ok(Self {
+                call,
+                word,
+                format,
+                record,
+            });
+        }
+
+        // Only a mark for guests: if it cannot be left, the next attempt will leave it.
+        match format {
+            Format::Sharex => true,
+            Format::SharexHostPriority => {
+                word.update(call.platform, ATTEMPTS, |value| Some(value | HOST_PRIORITY))
+            }
+            Format::SeptEntry => word.update(call.platform, ATTEMPTS, |value| {
+                Some(value | SEPT_ENTRY_HOST_PRIORITY)
+            }),
+        };
+        call.platform.observe(Event::LockBusy(record));
+        Err(Busy)
+    }
+
+    /// Gives the locked Secure EPT entry a new value. It stays locked.
+    pub(super) fn set_sept_entry(&self, value: u64) {
+        // Others may only set the host-priority bit meanwhile.
+        self.word.update(self.call.platform, u32::MAX, |now| {
+            let keep = now & SEPT_ENTRY_HOST_PRIORITY;
+            Some(value & !SEPT_ENTRY_HOST_PRIORITY | SEPT_ENTRY_LOCK | keep)
+        });
+    }
+}
+
+impl<P: Platform> Drop for Held<'_, P> {
+    fn drop(&mut self) {
+        let change = |value: u64| {
+            Some(match (self.format, self.record.mode) {
+                (Format::SeptEntry, _) => value & !SEPT_ENTRY_LOCK,
+                (_, LockMode::Exclusive) => value & !EXCLUSIVE,
+                (_, LockMode::Shared) if value & SHARED_MASK == 0 => value,
+                (_, LockMode::Shared) => value.wrapping_sub(SHARED_ONE),
+            })
+        };
+        // Another processor can make this try again only by succeeding itself, once for each try.
+        self.word.update(self.call.platform, u32::MAX, change);
+        self.call.platform.observe(Event::LockReleased(self.record));
+    }
+}
+
+/// Adds to a counter in memory that several holders of a shared lock may change.
+///
+/// Returns the former value.
+pub(super) fn fetch_add<P: Platform>(platform: &P, pa: u64, delta: u64) -> u64 {
+    let mut value = platform.read64(pa);
+    for _ in 0..u32::MAX {
+        match platform.cas64(pa, value, value.wrapping_add(delta)) {
+            Ok(_) => break,
+            Err(now) => value = now,
+        }
+    }
+    value
+}

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The published modules that this one can behave like.
+
+use super::cpuid::CpuidConfig;
+
+/// What differs from one published module to the next.
+#[derive(Debug)]
+pub struct Profile {
+    /// The name, as it is chosen by.
+    pub name: &'static str,
+    pub(super) id: u8,
+    /// The update version that metadata reports.
+    pub(super) update_version: u64,
+    /// `TDX_FEATURES0`.
+    pub(super) features0: u64,
+    /// TD attributes that may be set, apart from those the processor must have too.
+    pub(super) attributes_fixed0: u64,
+    /// TDH.VP.INIT takes an x2APIC id in its version 1 and then locks the TDR exclusively.
+    pub(super) topology_enumeration: bool,
+    /// The largest number of vCPUs that a TD may ask for.
+    pub(super) max_vcpus_per_td: Option<u32>,
+    /// The configurable CPUID leaves, in the order of `TD_PARAMS`.
+    pub(super) cpuid_config: &'static [CpuidConfig],
+    /// Metadata reports allowed bits as configurable where the processor has them.
+    pub(super) cpuid_config_reports_allowed: bool,
+    /// TDH.SYS.DISABLE exists.
+    pub(super) sys_disable: bool,
+    /// How many 4 KiB PAMT entries a TDH.SYS.TDMR.INIT initialises.
+    pub(super) tdmr_init_pages: u64,
+}
+
+/// Behaves like module 1.5.05, the first that Linux 7.3 comes up on.
+pub static PROFILE_1_5_05: Profile = Profile {
+    name: "1.5.05",
+    id: 0,
+    update_version: 5,
+    features0: 0x1f_0ebf,
+    attributes_fixed0: 0x8000_0000_7000_0001,
+    topology_enumeration: true,
+    max_vcpus_per_td: Some(576),
+    cpuid_config: &super::cpuid::CONFIG_1_5_05,
+    cpuid_config_reports_allowed: true,
+    sys_disable: true,
+    tdmr_init_pages: 32 * 1024,
+};
+
+/// Behaves like module 1.5.01. Linux 7.3 refuses it: it does not say how many vCPUs a TD may have.
+pub static PROFILE_1_5_01: Profile = Profile {
+    name: "1.5.01",
+    id: 1,
+    update_version: 1,
+    features0: 0x0f_0ebf,
+    attributes_fixed0: 0x8000_0000_7000_0001,
+    topology_enumeration: false,
+    max_vcpus_per_td: None,
+    cpuid_config: &super::cpuid::CONFIG_1_5_01,
+    cpuid_config_reports_allowed: false,
+    sys_disable: false,
+    tdmr_init_pages: 1024,
+};
+
+/// All profiles; the first is the default.
+pub static PROFILES: [&Profile; 2] = [&PROFILE_1_5_05, &PROFILE_1_5_01];
+
+impl Profile {
+    /// The profile of that name.
+    pub fn by_name(name: &str) -> Option<&'static Profile> {
+        PROFILES
+            .iter()
+            .copied()
+            .find(|profile| profile.name == name)
+    }
+}
