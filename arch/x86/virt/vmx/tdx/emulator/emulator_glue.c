@@ -1,0 +1,499 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The part of the emulated TDX module's kernel face that has to be C: it
+ * starts before Rust's only initcall level, catches the trap, and lends the
+ * module the machine.
+ *
+ * How a SEAMCALL gets here.  On a CPU without SEAM the instruction raises #UD.
+ * Both IDT and FRED deliver that to exc_invalid_op(), which first looks for
+ * the instructions that the kernel itself plants for BUG and WARN (SEAMCALL
+ * is none: handle_bug() gives up at its first byte, 0x66), then calls
+ * irqentry_enter() and the DIE_TRAP notifiers, and only if none of them claims
+ * the trap searches the exception table, which makes TDX_SEAMCALL_UD of it.
+ * So when tdx_emulator_die() runs:
+ *
+ * - Interrupts are off, and RCU, lockdep, context tracking and tracing have
+ *   been told so by irqentry_enter().  The code is instrumentable even when
+ *   the SEAMCALL was in noinstr text (TDH.VP.ENTER).  There is one gap: with
+ *   NOHZ_FULL, RCU does not watch a CPU that is about to enter a guest, and
+ *   irqentry_enter() wakes RCU only for the idle task.
+ * - It is not an interrupt in the sense of in_hardirq(): the preempt count is
+ *   that of the interrupted code, which cannot sleep, as every SEAMCALL is
+ *   issued with preemption off.
+ * - The stack is that of the interrupted code, #UD has no IST entry.
+ * - All registers are in pt_regs, and the return goes to whatever regs->ip
+ *   says then.
+ *
+ * The caller may hold any lock, raw spinlocks included.  The module only ever
+ * tries its own locks, so it adds no lock order.  It is also reached from the
+ * #MC handler (TDH.PHYMEM.PAGE.RDMD), which can interrupt a SEAMCALL on the
+ * same CPU; try-locks make that safe, too.
+ */
+#define pr_fmt(fmt) "tdx_emulator: " fmt
+
+#include <linux/cpumask.h>
+#include <linux/debugfs.h>
+#include <linux/init.h>
+#include <linux/kdebug.h>
+#include <linux/memblock.h>
+#include <linux/panic.h>
+#include <linux/percpu.h>
+#include <linux/printk.h>
+#include <linux/random.h>
+#include <linux/seq_file.h>
+#include <linux/smp.h>
+#include <linux/string.h>
+#include <linux/topology.h>
+#include <linux/uaccess.h>
+#include <asm/archrandom.h>
+#include <asm/asm.h>
+#include <asm/cpufeature.h>
+#include <asm/cpuid/api.h>
+#include <asm/msr.h>
+#include <asm/processor-flags.h>
+#include <asm/ptrace.h>
+#include <asm/tlbflush.h>
+#include <asm/trapnr.h>
+#include <asm/tsc.h>
+#include <crypto/sha2.h>
+
+#include "tdx_emulator.h"
+
+#define CREATE_TRACE_POINTS
+#include "emulator_trace.h"
+
+/* 66 0f 01 cf */
+#define SEAMCALL_INSN		0xcf010f66U
+#define SEAMCALL_INSN_LEN	4
+
+#define MTRRCAP_SEAMRR		BIT_ULL(15)
+
+/* What SEAMLDR can report of a real platform. */
+#define NR_CMRS			32
+
+struct ram_range {
+	u64 base;
+	u64 end;
+};
+
+/* RAM in ascending order, written once before the first SEAMCALL. */
+static struct ram_range ram[NR_CMRS] __ro_after_init;
+static unsigned int nr_ram __ro_after_init;
+
+static u64 keyid_partitioning __ro_after_init;
+
+/* The number of an LP is the order of its first SEAMCALL; 0 is "none yet". */
+static DEFINE_PER_CPU(u32, lp_number);
+static atomic_t nr_lps = ATOMIC_INIT(0);
+
+static bool asked_for __initdata;
+static bool bad_option __initdata;
+static char profile[16] __initdata = "1.5.05";
+
+static bool started __ro_after_init;
+
+/*
+ * The direct map's address of a range inside one page, or NULL if the range is
+ * not RAM or currently not mapped (DEBUG_PAGEALLOC, memfd_secret).  A TDX
+ * module is handed addresses by its host and has to survive all of them.
+ */
+static void *ram_ptr(u64 pa, size_t len)
+{
+	unsigned int i;
+	void *va;
+	u8 probe;
+
+	for (i = 0; i < nr_ram; i++) {
+		if (pa < ram[i].base || pa >= ram[i].end)
+			continue;
+		if (len > ram[i].end - pa)
+			return NULL;
+		va = __va(pa);
+		return get_kernel_nofault(probe, (u8 *)va) ? NULL : va;
+	}
+
+	return NULL;
+}
+
+u64 tdx_emulator_read64(u64 pa)
+{
+	u64 *va = ram_ptr(pa, sizeof(*va));
+
+	return va ? READ_ONCE(*va) : ~0ULL;
+}
+
+void tdx_emulator_write64(u64 pa, u64 value)
+{
+	u64 *va = ram_ptr(pa, sizeof(*va));
+
+	if (va)
+		WRITE_ONCE(*va, value);
+}
+
+u64 tdx_emulator_cmpxchg64(u64 pa, u64 old, u64 new)
+{
+	u64 *va = ram_ptr(pa, sizeof(*va));
+
+	return va ? cmpxchg64(va, old, new) : ~0ULL;
+}
+
+void tdx_emulator_read(u64 pa, void *to, size_t len)
+{
+	void *va = ram_ptr(pa, len);
+
+	if (va)
+		memcpy(to, va, len);
+	else
+		memset(to, 0xff, len);
+}
+
+void tdx_emulator_write(u64 pa, const void *from, size_t len)
+{
+	void *va = ram_ptr(pa, len);
+
+	if (va)
+		memcpy(va, from, len);
+}
+
+void tdx_emulator_fill(u64 pa, size_t len, u8 byte)
+{
+	void *va = ram_ptr(pa, len);
+
+	if (va)
+		memset(va, byte, len);
+}
+
+void tdx_emulator_copy_page(u64 to, u64 from)
+{
+	void *dst = ram_ptr(to, PAGE_SIZE);
+	void *src = ram_ptr(from, PAGE_SIZE);
+
+	if (!dst)
+		return;
+	if (src)
+		memcpy(dst, src, PAGE_SIZE);
+	else
+		memset(dst, 0xff, PAGE_SIZE);
+}
+
+/*
+ * The convertible memory is what Linux will build its TDMRs of, except that it
+ * skips the first megabyte, as firmware does.
+ */
+bool tdx_emulator_cmr(size_t index, u64 *base, u64 *size)
+{
+	unsigned int i;
+
+	for (i = 0; i < nr_ram; i++) {
+		u64 start = max_t(u64, ram[i].base, SZ_1M);
+
+		if (start >= ram[i].end)
+			continue;
+		if (index--)
+			continue;
+		*base = start;
+		*size = ram[i].end - start;
+		return true;
+	}
+
+	return false;
+}
+
+u32 tdx_emulator_phys_bits(void)
+{
+	return boot_cpu_data.x86_phys_bits;
+}
+
+u64 tdx_emulator_keyid_partitioning(void)
+{
+	return keyid_partitioning;
+}
+
+u32 tdx_emulator_lp(void)
+{
+	u32 lp = __this_cpu_read(lp_number);
+
+	if (unlikely(!lp)) {
+		lp = atomic_inc_return(&nr_lps);
+		__this_cpu_write(lp_number, lp);
+	}
+
+	return lp - 1;
+}
+
+/*
+ * Firmware tells a real module how many LPs there are.  Here it is the number
+ * of CPUs that Linux has online, or has had online: SYS.CONFIG waits for all.
+ */
+u32 tdx_emulator_lp_count(void)
+{
+	return max_t(u32, num_online_cpus(), atomic_read(&nr_lps));
+}
+
+u32 tdx_emulator_package(void)
+{
+	return topology_logical_package_id(raw_smp_processor_id());
+}
+
+u32 tdx_emulator_package_count(void)
+{
+	return topology_max_packages();
+}
+
+bool tdx_emulator_random64(u64 *value)
+{
+	unsigned long word;
+
+	if (arch_get_random_longs(&word, 1)) {
+		*value = word;
+		return true;
+	}
+
+	/* A CPU with RDRAND that is out of entropy is what a host must handle. */
+	if (boot_cpu_has(X86_FEATURE_RDRAND))
+		return false;
+
+	*value = get_random_u64();
+	return true;
+}
+
+u64 tdx_emulator_tsc(void)
+{
+	return rdtsc();
+}
+
+u64 tdx_emulator_tsc_hz(void)
+{
+	return (u64)tsc_khz * 1000;
+}
+
+void tdx_emulator_cpuid(u32 leaf, u32 subleaf, u32 regs[4])
+{
+	cpuid_count(leaf, subleaf, &regs[0], &regs[1], &regs[2], &regs[3]);
+}
+
+bool tdx_emulator_rdmsr(u32 msr, u64 *value)
+{
+	return !rdmsrq_safe(msr, value);
+}
+
+/*
+ * The library has no function for bare blocks, but a context with an empty
+ * buffer takes whole blocks straight through the compression function.  It may
+ * use SIMD: that is allowed here, as #UD is not an interrupt and SEAMCALL is
+ * not used in kernel FPU sections, and it checks irq_fpu_usable() anyway.
+ */
+void tdx_emulator_sha384_blocks(u64 state[8], const u8 *data, size_t blocks)
+{
+	struct sha384_ctx sha;
+
+	sha384_init(&sha);
+	memcpy(sha.ctx.state.h, state, sizeof(sha.ctx.state.h));
+	sha384_update(&sha, data, blocks * SHA384_BLOCK_SIZE);
+	memcpy(state, sha.ctx.state.h, sizeof(sha.ctx.state.h));
+	memzero_explicit(&sha, sizeof(sha));
+}
+
+bool tdx_emulator_traced(void)
+{
+	return trace_seamcall_enabled();
+}
+
+void tdx_emulator_trace(const struct tdx_emulator_call *call)
+{
+	trace_seamcall(call);
+}
+
+static int tdx_emulator_die(struct notifier_block *nb, unsigned long val,
+			    void *data)
+{
+	struct die_args *args = data;
+	struct pt_regs *regs = args->regs;
+	u32 insn;
+
+	if (val != DIE_TRAP || args->trapnr != X86_TRAP_UD || user_mode(regs))
+		return NOTIFY_DONE;
+
+	if (get_kernel_nofault(insn, (u32 *)regs->ip) || insn != SEAMCALL_INSN)
+		return NOTIFY_DONE;
+
+	/* Outside of VMX operation a real SEAMCALL is #UD, too. */
+	if (!(cr4_read_shadow() & X86_CR4_VMXE))
+		return NOTIFY_DONE;
+
+	regs->flags &= ~(X86_EFLAGS_CF | X86_EFLAGS_PF | X86_EFLAGS_AF |
+			 X86_EFLAGS_ZF | X86_EFLAGS_SF | X86_EFLAGS_OF);
+
+	/* VMfailInvalid is what the CPU gives when no module is there. */
+	if (!tdx_emulator_seamcall(regs))
+		regs->flags |= X86_EFLAGS_CF;
+
+	regs->ip += SEAMCALL_INSN_LEN;
+	return NOTIFY_STOP;
+}
+
+static struct notifier_block tdx_emulator_die_nb = {
+	.notifier_call = tdx_emulator_die,
+	/* Ahead of debuggers, which would stop in every SEAMCALL. */
+	.priority = INT_MAX,
+};
+
+/*
+ * Execute SEAMCALL and return the number of the exception it raised, or -1 if
+ * it raised none.  Harmless on every CPU: this is before VMXON, where it can
+ * reach neither a TDX module nor P-SEAMLDR.
+ */
+static int __init probe_seamcall(void)
+{
+	int trap;
+
+	asm volatile("1:	.byte 0x66, 0x0f, 0x01, 0xcf\n"
+		     "		movl $-1, %%eax\n"
+		     "2:\n"
+		     _ASM_EXTABLE_FAULT(1b, 2b)
+		     : "=a" (trap)
+		     : "a" (0UL), "c" (0UL), "d" (0UL)
+		     : "r8", "r9", "r10", "r11", "cc", "memory");
+
+	return trap;
+}
+
+static int __init collect_ram(void)
+{
+	unsigned long start_pfn, end_pfn;
+	int i;
+
+	for_each_mem_pfn_range(i, MAX_NUMNODES, &start_pfn, &end_pfn, NULL) {
+		u64 base = PFN_PHYS(start_pfn);
+		u64 end = PFN_PHYS(end_pfn);
+
+		if (nr_ram && ram[nr_ram - 1].end == base) {
+			ram[nr_ram - 1].end = end;
+			continue;
+		}
+		if (nr_ram == NR_CMRS)
+			return -E2BIG;
+		ram[nr_ram].base = base;
+		ram[nr_ram].end = end;
+		nr_ram++;
+	}
+
+	return nr_ram ? 0 : -ENODEV;
+}
+
+static int __init tdx_emulator_param(char *str)
+{
+	char *option;
+
+	if (!str)
+		str = "";
+
+	while ((option = strsep(&str, ","))) {
+		if (!strcmp(option, "on"))
+			asked_for = true;
+		else if (!strcmp(option, "off"))
+			asked_for = false;
+		else if (!strstarts(option, "profile=") ||
+			 strscpy(profile, option + strlen("profile="),
+				 sizeof(profile)) <= 0)
+			bad_option = true;
+	}
+
+	return 0;
+}
+early_param("tdx_emulator", tdx_emulator_param);
+
+static int __init tdx_emulator_init(void)
+{
+	u64 mtrrcap;
+	int trap, ret;
+
+	if (bad_option) {
+		pr_err("not started: tdx_emulator= takes on, off and profile=NAME\n");
+		return -EINVAL;
+	}
+	if (!asked_for)
+		return 0;
+
+	/*
+	 * Where the CPU has SEAM, SEAMCALL is #GP or goes to a real TDX module
+	 * as soon as VMX is on.
+	 */
+	if (boot_cpu_has(X86_FEATURE_MTRR) &&
+	    !rdmsrq_safe(MSR_MTRRcap, &mtrrcap) && (mtrrcap & MTRRCAP_SEAMRR)) {
+		pr_err("not started: this CPU has SEAM (IA32_MTRRCAP bit 15), use its own TDX module\n");
+		return -EBUSY;
+	}
+
+	trap = probe_seamcall();
+	if (trap != X86_TRAP_UD) {
+		pr_err("not started: SEAMCALL does not raise #UD here (%d)\n", trap);
+		return -EBUSY;
+	}
+
+	if (rdmsrq_safe(MSR_IA32_MKTME_KEYID_PARTITIONING, &keyid_partitioning) ||
+	    !(keyid_partitioning >> 32)) {
+		pr_err("not started: MSR 0x87 (IA32_MKTME_KEYID_PARTITIONING) has no private KeyIDs\n");
+		return -ENODEV;
+	}
+
+	ret = collect_ram();
+	if (ret) {
+		pr_err("not started: more than %d ranges of RAM\n", NR_CMRS);
+		return ret;
+	}
+
+	ret = tdx_emulator_start(profile);
+	if (ret) {
+		pr_err("not started: profile \"%s\" (%d)\n", profile, ret);
+		return ret;
+	}
+
+	ret = register_die_notifier(&tdx_emulator_die_nb);
+	if (ret)
+		return ret;
+
+	started = true;
+	add_taint(TAINT_TEST, LOCKDEP_STILL_OK);
+	pr_warn("SEAMCALL is answered in software (profile %s): NOTHING IS CONFIDENTIAL, for testing only\n",
+		profile);
+	return 0;
+}
+/* Linux brings the TDX module up at subsys_initcall. */
+early_initcall(tdx_emulator_init);
+
+static int leaves_show(struct seq_file *m, void *unused)
+{
+	tdx_emulator_show_leaves(m);
+	return 0;
+}
+DEFINE_SHOW_ATTRIBUTE(leaves);
+
+static int tds_show(struct seq_file *m, void *unused)
+{
+	tdx_emulator_show_tds(m);
+	return 0;
+}
+DEFINE_SHOW_ATTRIBUTE(tds);
+
+static int accounting_show(struct seq_file *m, void *unused)
+{
+	tdx_emulator_show_accounting(m);
+	return 0;
+}
+DEFINE_SHOW_ATTRIBUTE(accounting);
+
+static int __init tdx_emulator_debugfs_init(void)
+{
+	struct dentry *dir;
+
+	if (!started)
+		return 0;
+
+	dir = debugfs_create_dir("tdx_emulator", NULL);
+	debugfs_create_file("leaves", 0444, dir, NULL, &leaves_fops);
+	debugfs_create_file("tds", 0444, dir, NULL, &tds_fops);
+	debugfs_create_file("accounting", 0444, dir, NULL, &accounting_fops);
+	return 0;
+}
+late_initcall(tdx_emulator_debugfs_init);

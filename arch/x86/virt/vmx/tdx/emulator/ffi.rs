@@ -1,0 +1,281 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The border to C: what `emulator_glue.c` calls, and what it lends the module.
+//!
+//! The only file of the emulator with `unsafe` code.
+
+use crate::{
+    machine::Machine,
+    module::{
+        MemoryRange,
+        Regs, //
+    }, //
+};
+use kernel::{
+    bindings,
+    ffi::{
+        c_char,
+        c_int,
+        c_ulong, //
+    },
+    prelude::*,
+    seq_file::SeqFile, //
+};
+
+/// Prepares the module for its first SEAMCALL.
+///
+/// # Safety
+///
+/// `profile` must point at a terminated string.
+#[export]
+pub unsafe extern "C" fn tdx_emulator_start(profile: *const c_char) -> c_int {
+    // SAFETY: By the function's safety requirements.
+    let profile = unsafe { CStr::from_char_ptr(profile) };
+
+    match crate::start(profile) {
+        Ok(()) => 0,
+        Err(error) => error.to_errno(),
+    }
+}
+
+/// Pairs each register of the module's [`Regs`] with its place in `struct pt_regs`.
+macro_rules! registers {
+    ($($ours:ident = $theirs:ident,)*) => {
+        fn load(pt_regs: &bindings::pt_regs) -> Regs {
+            Regs {
+                $($ours: pt_regs.$theirs as u64,)*
+            }
+        }
+
+        fn store(regs: &Regs, pt_regs: &mut bindings::pt_regs) {
+            $(pt_regs.$theirs = regs.$ours as c_ulong;)*
+        }
+    };
+}
+
+registers! {
+    rax = ax,
+    rcx = cx,
+    rdx = dx,
+    rbx = bx,
+    rbp = bp,
+    rsi = si,
+    rdi = di,
+    r8 = r8,
+    r9 = r9,
+    r10 = r10,
+    r11 = r11,
+    r12 = r12,
+    r13 = r13,
+    r14 = r14,
+    r15 = r15,
+}
+
+/// Answers the SEAMCALL that was made with these registers.
+///
+/// Returns false, with the registers as they were, if there is no module to answer it.
+///
+/// # Safety
+///
+/// `regs` must point at the registers of an exception in progress, which nothing else accesses.
+#[export]
+pub unsafe extern "C" fn tdx_emulator_seamcall(regs: *mut bindings::pt_regs) -> bool {
+    // SAFETY: By the function's safety requirements.
+    let pt_regs = unsafe { &mut *regs };
+    let mut regs = load(pt_regs);
+
+    let answered = crate::seamcall(&Machine::new(traced()), &mut regs);
+    if answered {
+        store(&regs, pt_regs);
+    }
+    answered
+}
+
+/// Writes the debugfs file `leaves`.
+///
+/// # Safety
+///
+/// `m` must point at a `struct seq_file` that nothing else accesses.
+#[export]
+pub unsafe extern "C" fn tdx_emulator_show_leaves(m: *mut bindings::seq_file) {
+    // SAFETY: By the function's safety requirements.
+    crate::show::leaves(unsafe { SeqFile::from_raw(m) });
+}
+
+/// Writes the debugfs file `tds`.
+///
+/// # Safety
+///
+/// `m` must point at a `struct seq_file` that nothing else accesses.
+#[export]
+pub unsafe extern "C" fn tdx_emulator_show_tds(m: *mut bindings::seq_file) {
+    // SAFETY: By the function's safety requirements.
+    crate::show::tds(unsafe { SeqFile::from_raw(m) });
+}
+
+/// Writes the debugfs file `accounting`.
+///
+/// # Safety
+///
+/// `m` must point at a `struct seq_file` that nothing else accesses.
+#[export]
+pub unsafe extern "C" fn tdx_emulator_show_accounting(m: *mut bindings::seq_file) {
+    // SAFETY: By the function's safety requirements.
+    crate::show::accounting(unsafe { SeqFile::from_raw(m) });
+}
+
+/// Reads 8 bytes of memory as one access. `pa` must be a multiple of 8.
+#[inline]
+pub(crate) fn read64(pa: u64) -> u64 {
+    // SAFETY: Takes any address and checks it.
+    unsafe { bindings::tdx_emulator_read64(pa) }
+}
+
+/// Writes 8 bytes of memory as one access. `pa` must be a multiple of 8.
+#[inline]
+pub(crate) fn write64(pa: u64, value: u64) {
+    // SAFETY: Takes any address and checks it; what the memory is used for is the host's and the
+    // module's agreement, as it is with a real module.
+    unsafe { bindings::tdx_emulator_write64(pa, value) }
+}
+
+/// Replaces `old` by `new` as one locked access and returns the former value.
+#[inline]
+pub(crate) fn cmpxchg64(pa: u64, old: u64, new: u64) -> u64 {
+    // SAFETY: As for `write64()`.
+    unsafe { bindings::tdx_emulator_cmpxchg64(pa, old, new) }
+}
+
+/// Reads memory that does not cross a page boundary.
+pub(crate) fn read(pa: u64, buffer: &mut [u8]) {
+    // SAFETY: The buffer is writable for its length, the address is checked.
+    unsafe { bindings::tdx_emulator_read(pa, buffer.as_mut_ptr().cast(), buffer.len()) }
+}
+
+/// Writes memory that does not cross a page boundary.
+pub(crate) fn write(pa: u64, bytes: &[u8]) {
+    // SAFETY: The bytes are readable for their length; for the address, as for `write64()`.
+    unsafe { bindings::tdx_emulator_write(pa, bytes.as_ptr().cast(), bytes.len()) }
+}
+
+/// Fills memory that does not cross a page boundary.
+pub(crate) fn fill(pa: u64, len: usize, byte: u8) {
+    // SAFETY: As for `write64()`.
+    unsafe { bindings::tdx_emulator_fill(pa, len, byte) }
+}
+
+/// Copies a page.
+pub(crate) fn copy_page(to: u64, from: u64) {
+    // SAFETY: As for `write64()`.
+    unsafe { bindings::tdx_emulator_copy_page(to, from) }
+}
+
+/// The convertible memory range of that index, in ascending order.
+pub(crate) fn cmr(index: usize) -> Option<MemoryRange> {
+    let mut range = MemoryRange::default();
+    // SAFETY: Both pointers are valid for writes.
+    unsafe { bindings::tdx_emulator_cmr(index, &mut range.base, &mut range.size) }.then_some(range)
+}
+
+/// The bits of a physical address without the HKID.
+pub(crate) fn phys_bits() -> u32 {
+    // SAFETY: Only reads what was determined at boot.
+    unsafe { bindings::tdx_emulator_phys_bits() }
+}
+
+/// MSR `IA32_MKTME_KEYID_PARTITIONING`.
+pub(crate) fn keyid_partitioning() -> u64 {
+    // SAFETY: Only reads what was determined at boot.
+    unsafe { bindings::tdx_emulator_keyid_partitioning() }
+}
+
+/// The number of this logical processor.
+pub(crate) fn lp() -> u32 {
+    // SAFETY: Only called with interrupts off, from a SEAMCALL.
+    unsafe { bindings::tdx_emulator_lp() }
+}
+
+/// The number of logical processors.
+pub(crate) fn lp_count() -> u32 {
+    // SAFETY: Only reads counters.
+    unsafe { bindings::tdx_emulator_lp_count() }
+}
+
+/// The number of this package.
+pub(crate) fn package() -> u32 {
+    // SAFETY: Only called with interrupts off, from a SEAMCALL.
+    unsafe { bindings::tdx_emulator_package() }
+}
+
+/// The number of packages.
+pub(crate) fn package_count() -> u32 {
+    // SAFETY: Only reads what was determined at boot.
+    unsafe { bindings::tdx_emulator_package_count() }
+}
+
+/// Random bits, if there are any.
+pub(crate) fn random64() -> Option<u64> {
+    let mut value = 0;
+    // SAFETY: The pointer is valid for writes.
+    unsafe { bindings::tdx_emulator_random64(&mut value) }.then_some(value)
+}
+
+/// The time-stamp counter.
+pub(crate) fn tsc() -> u64 {
+    // SAFETY: Has no requirements.
+    unsafe { bindings::tdx_emulator_tsc() }
+}
+
+/// The frequency of the time-stamp counter.
+pub(crate) fn tsc_hz() -> u64 {
+    // SAFETY: Only reads what was determined at boot.
+    unsafe { bindings::tdx_emulator_tsc_hz() }
+}
+
+/// The processor's own CPUID: EAX, EBX, ECX, EDX.
+pub(crate) fn cpuid(leaf: u32, subleaf: u32) -> [u32; 4] {
+    let mut regs = [0; 4];
+    // SAFETY: The pointer is valid for four values.
+    unsafe { bindings::tdx_emulator_cpuid(leaf, subleaf, regs.as_mut_ptr()) };
+    regs
+}
+
+/// A model-specific register, if it exists.
+pub(crate) fn rdmsr(msr: u32) -> Option<u64> {
+    let mut value = 0;
+    // SAFETY: The pointer is valid for writes, and a register that does not exist is no error.
+    unsafe { bindings::tdx_emulator_rdmsr(msr, &mut value) }.then_some(value)
+}
+
+/// Feeds whole blocks of 128 bytes to the compression function of SHA-384.
+pub(crate) fn sha384_blocks(state: &mut [u64; 8], blocks: &[u8]) {
+    let count = blocks.len() / 128;
+    // SAFETY: The state has eight words, the data has `count` blocks.
+    unsafe { bindings::tdx_emulator_sha384_blocks(state.as_mut_ptr(), blocks.as_ptr(), count) }
+}
+
+/// Whether somebody listens to the tracepoint.
+fn traced() -> bool {
+    // SAFETY: Only reads a static key.
+    unsafe { bindings::tdx_emulator_traced() }
+}
+
+/// Reports a SEAMCALL to the tracepoint.
+pub(crate) fn trace(before: &Regs, status: u64, ticks: u64, name: &str, locks: &str) {
+    let call = bindings::tdx_emulator_call {
+        rax: before.rax,
+        rcx: before.rcx,
+        rdx: before.rdx,
+        r8: before.r8,
+        r9: before.r9,
+        status,
+        ticks,
+        lp: lp(),
+        name_len: name.len() as u32,
+        locks_len: locks.len() as u32,
+        name: name.as_ptr().cast(),
+        locks: locks.as_ptr().cast(),
+    };
+    // SAFETY: The pointers in `call` are valid for the lengths beside them.
+    unsafe { bindings::tdx_emulator_trace(&call) }
+}

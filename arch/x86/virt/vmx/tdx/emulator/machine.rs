@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The machine that the module runs on: this one.
+
+#![deny(unsafe_code)]
+
+use crate::{
+    ffi,
+    module::{
+        Event,
+        HostMsrs,
+        KeyPartition,
+        MemoryRange,
+        PhysicalLayout,
+        Platform, //
+    }, //
+};
+use core::cell::Cell;
+
+const MSR_IA32_TSC_ADJUST: u32 = 0x3b;
+const MSR_IA32_ARCH_CAPABILITIES: u32 = 0x10a;
+const MSR_IA32_MISC_ENABLE: u32 = 0x1a0;
+
+/// In `IA32_ARCH_CAPABILITIES`: `IA32_TSX_CTRL` exists.
+const ARCH_CAP_TSX_CTRL: u64 = 1 << 7;
+
+/// Bits of a physical address, HKID included.
+const MAX_PHYS_BITS: u32 = 52;
+
+/// The machine, for the duration of one SEAMCALL.
+pub(crate) struct Machine {
+    /// Whether to note how long locks are held.
+    traced: bool,
+    held: Cell<u32>,
+    since: Cell<u64>,
+    ticks: Cell<u64>,
+}
+
+impl Machine {
+    /// The machine as the SEAMCALL on this processor sees it.
+    pub(crate) const fn new(traced: bool) -> Self {
+        Self {
+            traced,
+            held: Cell::new(0),
+            since: Cell::new(0),
+            ticks: Cell::new(0),
+        }
+    }
+
+    /// Whether this SEAMCALL is to be reported.
+    pub(crate) fn traced(&self) -> bool {
+        self.traced
+    }
+
+    /// For how many ticks of the time-stamp counter at least one lock was held.
+    pub(crate) fn ticks_held(&self) -> u64 {
+        self.ticks.get()
+    }
+}
+
+impl Platform for Machine {
+    fn read64(&self, pa: u64) -> u64 {
+        ffi::read64(pa)
+    }
+
+    fn write64(&self, pa: u64, value: u64) {
+        ffi::write64(pa, value);
+    }
+
+    fn cas64(&self, pa: u64, current: u64, new: u64) -> Result<u64, u64> {
+        match ffi::cmpxchg64(pa, current, new) {
+            former if former == current => Ok(former),
+            former => Err(former),
+        }
+    }
+
+    fn read(&self, pa: u64, buffer: &mut [u8]) {
+        ffi::read(pa, buffer);
+    }
+
+    fn write(&self, pa: u64, bytes: &[u8]) {
+        ffi::write(pa, bytes);
+    }
+
+    fn fill(&self, pa: u64, len: u64, byte: u8) {
+        ffi::fill(pa, len as usize, byte);
+    }
+
+    fn copy_page(&self, to: u64, from: u64) {
+        ffi::copy_page(to, from);
+    }
+
+    fn cmr(&self, index: usize) -> Option<MemoryRange> {
+        ffi::cmr(index)
+    }
+
+    fn layout(&self) -> PhysicalLayout {
+        let keys = self.keys();
+        let largest = u64::from(keys.mktme_keys).saturating_add(u64::from(keys.tdx_keys));
+        let address_bits = ffi::phys_bits();
+        let hkid_bits = u64::BITS.saturating_sub(largest.leading_zeros());
+
+        PhysicalLayout {
+            address_bits,
+            hkid_bits: hkid_bits.min(MAX_PHYS_BITS.saturating_sub(address_bits)),
+        }
+    }
+
+    fn keys(&self) -> KeyPartition {
+        let partitioning = ffi::keyid_partitioning();
+
+        KeyPartition {
+            mktme_keys: partitioning as u32,
+            tdx_keys: (partitioning >> 32) as u32,
+        }
+    }
+
+    fn current_lp(&self) -> u32 {
+        ffi::lp()
+    }
+
+    fn lp_count(&self) -> u32 {
+        ffi::lp_count()
+    }
+
+    fn current_package(&self) -> u32 {
+        ffi::package()
+    }
+
+    fn package_count(&self) -> u32 {
+        ffi::package_count()
+    }
+
+    fn random64(&self) -> Option<u64> {
+        ffi::random64()
+    }
+
+    fn tsc(&self) -> u64 {
+        ffi::tsc()
+    }
+
+    fn tsc_hz(&self) -> u64 {
+        ffi::tsc_hz()
+    }
+
+    fn cpuid(&self, leaf: u32, subleaf: u32) -> [u32; 4] {
+        ffi::cpuid(leaf, subleaf)
+    }
+
+    fn msrs(&self) -> HostMsrs {
+        let arch_capabilities = ffi::rdmsr(MSR_IA32_ARCH_CAPABILITIES).unwrap_or(0);
+        // The state components that XCR0 and IA32_XSS may have.
+        let [xcr0_low, _, _, xcr0_high] = ffi::cpuid(0xd, 0);
+        let [_, _, xss_low, xss_high] = ffi::cpuid(0xd, 1);
+
+        HostMsrs {
+            tsc_adjust: ffi::rdmsr(MSR_IA32_TSC_ADJUST).unwrap_or(0),
+            misc_enable: ffi::rdmsr(MSR_IA32_MISC_ENABLE).unwrap_or(0),
+            arch_capabilities,
+            has_tsx_ctrl: arch_capabilities & ARCH_CAP_TSX_CTRL != 0,
+            xfam: u64::from(xcr0_low | xss_low) | u64::from(xcr0_high | xss_high) << 32,
+        }
+    }
+
+    fn sha384_blocks(&self, state: &mut [u64; 8], blocks: &[u8]) {
+        ffi::sha384_blocks(state, blocks);
+    }
+
+    fn observe(&self, event: Event) {
+        if !self.traced {
+            return;
+        }
+
+        match event {
+            Event::LockTaken(_) => {
+                if self.held.get() == 0 {
+                    self.since.set(ffi::tsc());
+                }
+                self.held.set(self.held.get().wrapping_add(1));
+            }
+            Event::LockReleased(_) => {
+                self.held.set(self.held.get().wrapping_sub(1));
+                if self.held.get() == 0 {
+                    let held = ffi::tsc().wrapping_sub(self.since.get());
+                    self.ticks.set(self.ticks.get().wrapping_add(held));
+                }
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,202 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What can be seen of the module from outside: tracepoint, counters, debugfs files.
+
+#![deny(unsafe_code)]
+
+use crate::{
+    ffi,
+    machine::Machine,
+    module::{
+        Lock,
+        LockMode,
+        LockRecord,
+        Module,
+        Outcome,
+        PageType,
+        Regs,
+        Status, //
+    },
+    MODULE, //
+};
+use core::{
+    fmt::Write,
+    sync::atomic::{
+        AtomicU64,
+        Ordering, //
+    }, //
+};
+use kernel::{
+    fmt,
+    prelude::*,
+    seq_file::{
+        seq_print,
+        SeqFile, //
+    }, //
+};
+
+/// Leaves with smaller numbers are counted each, all others together.
+const COUNTED_LEAVES: usize = 128;
+
+/// How often a leaf was called.
+struct Counter {
+    calls: AtomicU64,
+    errors: AtomicU64,
+}
+
+static COUNTERS: [Counter; COUNTED_LEAVES + 1] = [const {
+    Counter {
+        calls: AtomicU64::new(0),
+        errors: AtomicU64::new(0),
+    }
+}; COUNTED_LEAVES + 1];
+
+/// Counts a call.
+pub(crate) fn count(leaf: u16, status: Status) {
+    let index = usize::from(leaf).min(COUNTED_LEAVES);
+    let Some(counter) = COUNTERS.get(index) else {
+        return;
+    };
+
+    counter.calls.fetch_add(1, Ordering::Relaxed);
+    if status.is_error() {
+        counter.errors.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Text in a buffer of fixed size; what does not fit is cut off.
+struct Text<const N: usize> {
+    bytes: [u8; N],
+    len: usize,
+}
+
+impl<const N: usize> Text<N> {
+    const fn new() -> Self {
+        Self {
+            bytes: [0; N],
+            len: 0,
+        }
+    }
+
+    fn as_str(&self) -> &str {
+        let bytes = self.bytes.get(..self.len).unwrap_or(&[]);
+        core::str::from_utf8(bytes).unwrap_or("?")
+    }
+}
+
+impl<const N: usize> Write for Text<N> {
+    fn write_str(&mut self, text: &str) -> core::fmt::Result {
+        for (to, from) in self.bytes.iter_mut().skip(self.len).zip(text.bytes()) {
+            *to = from;
+            self.len = self.len.wrapping_add(1);
+        }
+        Ok(())
+    }
+}
+
+/// A lock and its mode as the tracepoint shows them.
+struct Shown<'a>(&'a LockRecord);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.lock {
+            Lock::Global => f.write_str("GLOBAL")?,
+            Lock::Kot => f.write_str("KOT")?,
+            Lock::Wbcache(package) => write!(f, "WBCACHE({package})")?,
+            Lock::Tdmr(index) => write!(f, "TDMR({index})")?,
+            Lock::Page { pa, level: 0 } => write!(f, "PAMT_4K({pa:#x})")?,
+            Lock::Page { pa, level: 1 } => write!(f, "PAMT_2M({pa:#x})")?,
+            Lock::Page { pa, .. } => write!(f, "PAMT_1G({pa:#x})")?,
+            Lock::OpState(tdr) => write!(f, "OP_STATE({tdr:#x})")?,
+            Lock::SeptTree(tdr) => write!(f, "SEPT_TREE({tdr:#x})")?,
+            Lock::Epoch(tdr) => write!(f, "TD_EPOCH({tdr:#x})")?,
+            Lock::SeptEntry { gpa, .. } => write!(f, "SEPT_ENTRY({gpa:#x})")?,
+        }
+        f.write_str(match self.0.mode {
+            LockMode::Shared => ":SH",
+            LockMode::Exclusive => ":EX",
+        })
+    }
+}
+
+/// Reports a call to the tracepoint. Not inlined, for its buffer is large.
+#[inline(never)]
+pub(crate) fn trace(machine: &Machine, before: &Regs, outcome: &Outcome, status: Status) {
+    let mut locks = Text::<384>::new();
+    for record in outcome.locks.iter() {
+        let separator = if locks.len == 0 { "" } else { "," };
+        // Cannot fail: text that does not fit is cut off.
+        let _ = locks.write_fmt(fmt!("{separator}{}", Shown(record)));
+    }
+    if locks.len == 0 {
+        let _ = locks.write_str("-");
+    }
+
+    let name = Module::leaf_name(outcome.leaf).unwrap_or("UNKNOWN");
+    ffi::trace(
+        before,
+        status.raw(),
+        machine.ticks_held(),
+        name,
+        locks.as_str(),
+    );
+}
+
+/// One line for each leaf that was ever called: name, number, calls, errors.
+pub(crate) fn leaves(m: &SeqFile) {
+    for (number, counter) in COUNTERS.iter().enumerate() {
+        let calls = counter.calls.load(Ordering::Relaxed);
+        let errors = counter.errors.load(Ordering::Relaxed);
+        if calls == 0 {
+            continue;
+        }
+        if number < COUNTED_LEAVES {
+            let name = Module::leaf_name(number as u16).unwrap_or("UNKNOWN");
+            seq_print!(m, "{name} {number} {calls} {errors}\n");
+        } else {
+            seq_print!(m, "UNKNOWN - {calls} {errors}\n");
+        }
+    }
+}
+
+/// A digest in hexadecimal.
+struct Hex<'a>(&'a [u8]);
+
+impl fmt::Display for Hex<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// One line for each TD.
+pub(crate) fn tds(m: &SeqFile) {
+    MODULE.for_each_td(&Machine::new(false), |td| {
+        seq_print!(
+            m,
+            "tdr={:#x} hkid={} lifecycle={} op_state={} vcpus={} pages={} mrtd=",
+            td.tdr,
+            td.hkid,
+            td.life_cycle.name(),
+            td.op_state.name(),
+            td.vcpus,
+            td.pages,
+        );
+        match &td.mrtd {
+            Some(mrtd) => seq_print!(m, "{}\n", Hex(mrtd)),
+            None => seq_print!(m, "-\n"),
+        }
+    });
+}
+
+/// The pages that TDs own, by type, and the HKIDs they use.
+pub(crate) fn accounting(m: &SeqFile) {
+    for page_type in PageType::OWNED {
+        seq_print!(
+            m,
+            "pages_{} {}\n",
+            page_type.name(),
+            MODULE.pages(page_type)
+        );
+    }
+    seq_print!(m, "hkids {}\n", MODULE.hkids_in_use());
+}

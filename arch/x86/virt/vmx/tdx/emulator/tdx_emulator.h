@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What the C and the Rust half of the emulated TDX module know of each other.
+ *
+ * bindgen reads this header through rust/bindings/bindings_helper.h, so a
+ * change here rebuilds the kernel crate: keep it small.
+ */
+#ifndef _X86_VIRT_TDX_EMULATOR_H
+#define _X86_VIRT_TDX_EMULATOR_H
+
+#include <linux/types.h>
+
+struct pt_regs;
+struct seq_file;
+
+/* One SEAMCALL, as the tracepoint shows it. */
+struct tdx_emulator_call {
+	u64 rax;		/* leaf and version, as the caller passed them */
+	u64 rcx;
+	u64 rdx;
+	u64 r8;
+	u64 r9;
+	u64 status;		/* RAX on return */
+	u64 ticks;		/* TSC ticks from the first lock to the last unlock */
+	u32 lp;
+	u32 name_len;
+	u32 locks_len;
+	const char *name;	/* not terminated */
+	const char *locks;	/* not terminated */
+};
+
+/* Implemented in Rust, called by C. */
+int tdx_emulator_start(const char *profile);
+bool tdx_emulator_seamcall(struct pt_regs *regs);
+void tdx_emulator_show_leaves(struct seq_file *m);
+void tdx_emulator_show_tds(struct seq_file *m);
+void tdx_emulator_show_accounting(struct seq_file *m);
+
+/*
+ * Implemented in C, called by Rust: the machine the module runs on.
+ *
+ * None of these sleeps or allocates; all may be called with interrupts off.
+ * Addresses are physical.  What is not RAM reads as all ones and swallows
+ * writes.  A range passed to these functions lies within one 4K page.
+ */
+u64 tdx_emulator_read64(u64 pa);
+void tdx_emulator_write64(u64 pa, u64 value);
+u64 tdx_emulator_cmpxchg64(u64 pa, u64 old, u64 new);
+void tdx_emulator_read(u64 pa, void *to, size_t len);
+void tdx_emulator_write(u64 pa, const void *from, size_t len);
+void tdx_emulator_fill(u64 pa, size_t len, u8 byte);
+void tdx_emulator_copy_page(u64 to, u64 from);
+
+bool tdx_emulator_cmr(size_t index, u64 *base, u64 *size);
+u32 tdx_emulator_phys_bits(void);
+u64 tdx_emulator_keyid_partitioning(void);
+
+u32 tdx_emulator_lp(void);
+u32 tdx_emulator_lp_count(void);
+u32 tdx_emulator_package(void);
+u32 tdx_emulator_package_count(void);
+
+bool tdx_emulator_random64(u64 *value);
+u64 tdx_emulator_tsc(void);
+u64 tdx_emulator_tsc_hz(void);
+void tdx_emulator_cpuid(u32 leaf, u32 subleaf, u32 regs[4]);
+bool tdx_emulator_rdmsr(u32 msr, u64 *value);
+void tdx_emulator_sha384_blocks(u64 state[8], const u8 *data, size_t blocks);
+
+bool tdx_emulator_traced(void);
+void tdx_emulator_trace(const struct tdx_emulator_call *call);
+
+#endif /* _X86_VIRT_TDX_EMULATOR_H */

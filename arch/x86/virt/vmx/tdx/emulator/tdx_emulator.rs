@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! An Intel TDX module in software, in place of the one in SEAM.
+//!
+//! On a CPU without SEAM the SEAMCALL instruction raises #UD. `emulator_glue.c` catches it and
+//! hands the registers to [`module::Module`], which does what a TDX module would do, on the memory
+//! that Linux has given to it. So Linux's own TDX host code runs unmodified.
+//!
+//! | part | what it is |
+//! | --- | --- |
+//! | `emulator_glue.c` | the trap, the boot parameter, the start before `subsys_initcall` |
+//! | `ffi` | the border between C and Rust, the only unsafe code |
+//! | `machine` | the machine as [`module::Platform`] wants to see it |
+//! | `module` | the module proper: no kernel in it, also built and tested on any host |
+//! | `show` | the tracepoint, the counters and the debugfs files |
+//!
+//! Nothing is confidential. See `Documentation/arch/x86/tdx-emulator.rst`.
+
+#![deny(unsafe_code)]
+
+#[allow(unsafe_code)]
+mod ffi;
+mod machine;
+pub mod module;
+mod show;
+
+use kernel::prelude::*;
+use machine::Machine;
+use module::{
+    CallResult,
+    Module,
+    Profile,
+    Regs,
+    PROFILE_1_5_05, //
+};
+
+/// The one module of this machine.
+static MODULE: Module = Module::new(&PROFILE_1_5_05);
+
+/// Makes the module behave like the published one of that name.
+fn start(profile: &CStr) -> Result {
+    let name = profile.to_str().map_err(|_| EINVAL)?;
+    let profile = Profile::by_name(name).ok_or(EINVAL)?;
+
+    if MODULE.set_profile(profile) {
+        Ok(())
+    } else {
+        Err(EBUSY)
+    }
+}
+
+/// Answers a SEAMCALL. Returns false if there is no module to answer it.
+///
+/// # Context
+///
+/// In the #UD handler, with interrupts off; the caller may hold any lock. Does not sleep, wait or
+/// allocate.
+fn seamcall(machine: &Machine, regs: &mut Regs) -> bool {
+    let before = *regs;
+    let outcome = MODULE.seamcall(machine, regs);
+
+    match outcome.result {
+        CallResult::Returned(status) => {
+            show::count(outcome.leaf, status);
+            if machine.traced() {
+                show::trace(machine, &before, &outcome, status);
+            }
+            true
+        }
+        CallResult::VmFailInvalid => false,
+    }
+}
