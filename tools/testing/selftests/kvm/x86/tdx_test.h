@@ -1,0 +1,352 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What the TDX tests have in common: each test runs once through KVM's C code
+ * and once through its Rust code if the kernel has both, and after each test
+ * nothing of a TD may be left behind.
+ */
+#ifndef SELFTEST_KVM_TDX_TEST_H
+#define SELFTEST_KVM_TDX_TEST_H
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "kselftest_harness.h"
+#include "tdx.h"
+
+#define TDX_RUST_PARAM		"/sys/module/kvm_intel/parameters/tdx_rust"
+#define TDX_SERVED_PARAM	"/sys/module/kvm_intel/parameters/tdx_served"
+#define TDX_EMULATOR		"/sys/kernel/debug/tdx_emulator"
+#define TDX_EMULATOR_TDS	TDX_EMULATOR "/tds"
+#define TDX_EMULATOR_PAGES	TDX_EMULATOR "/accounting"
+#define TDX_MRTD_DIGITS		96
+
+#define CGROUP_ROOT		"/sys/fs/cgroup"
+
+/* How many TDs the test of many rounds creates and destroys, see -n. */
+static int nr_rounds = 20;
+
+/* The cgroup that each test runs in, one after the other. */
+static char cgroup_path[64];
+
+/* Read a whole (small) file.  NULL if there is none, else freed by the caller. */
+static char *read_file(const char *path)
+{
+	size_t size = 0, room = 4096;
+	char *text = NULL;
+	ssize_t n;
+	int fd;
+
+	fd = open(path, O_RDONLY);
+	if (fd < 0)
+		return NULL;
+
+	do {
+		text = realloc(text, room + 1);
+		TEST_ASSERT(text, "-ENOMEM when reading %s", path);
+		n = read(fd, text + size, room - size);
+		TEST_ASSERT(n >= 0, __KVM_SYSCALL_ERROR("read()", (int)n));
+		size += n;
+		if (size == room)
+			room *= 2;
+	} while (n);
+
+	kvm_close(fd);
+	text[size] = '\0';
+	return text;
+}
+
+/* Write @text to a file that exists.  0 or a negative errno. */
+static int write_file(const char *path, const char *text)
+{
+	ssize_t n;
+	int fd, ret;
+
+	fd = open(path, O_WRONLY);
+	if (fd < 0)
+		return -errno;
+
+	n = write(fd, text, strlen(text));
+	ret = n < 0 ? -errno : 0;
+	kvm_close(fd);
+	return ret;
+}
+
+static long read_number(const char *path, long missing)
+{
+	char *text = read_file(path);
+	long value;
+
+	if (!text)
+		return missing;
+	value = strtol(text, NULL, 0);
+	free(text);
+	return value;
+}
+
+/* Does the kernel have the Rust implementation beside the C one? */
+static bool tdx_has_rust(void)
+{
+	return !access(TDX_RUST_PARAM, F_OK);
+}
+
+static void tdx_use_rust(bool rust)
+{
+	int ret;
+
+	if (!tdx_has_rust() && !rust)
+		return;
+
+	ret = write_file(TDX_RUST_PARAM, rust ? "Y" : "N");
+	TEST_ASSERT(!ret, "Writing %s failed: %s", TDX_RUST_PARAM, strerror(-ret));
+}
+
+/* How many TDX ioctls each implementation has served since the kernel booted. */
+struct tdx_served {
+	unsigned long rust;
+	unsigned long c;
+};
+
+static struct tdx_served tdx_read_served(void)
+{
+	char *text = read_file(TDX_SERVED_PARAM);
+	struct tdx_served served = {};
+
+	TEST_ASSERT(text && sscanf(text, "rust=%lu c=%lu", &served.rust, &served.c) == 2,
+		    "Cannot make sense of %s: %s", TDX_SERVED_PARAM, text ?: "missing");
+	free(text);
+	return served;
+}
+
+/*
+ * The measurement of the only TD, as the emulated TDX module tells it.  False
+ * on real hardware, where only the TD itself can ask for it.
+ */
+static __maybe_unused bool tdx_read_mrtd(char mrtd[TDX_MRTD_DIGITS + 1])
+{
+	char *text = read_file(TDX_EMULATOR_TDS);
+	char *found;
+
+	if (!text)
+		return false;
+
+	found = strstr(text, "mrtd=");
+	TEST_ASSERT(found && !strstr(found + 1, "mrtd="), "Not exactly one TD:\n%s", text);
+	TEST_ASSERT(sscanf(found, "mrtd=%96[0-9a-f]", mrtd) == 1 &&
+		    strlen(mrtd) == TDX_MRTD_DIGITS, "No measurement:\n%s", text);
+	free(text);
+	return true;
+}
+
+/* Number of TDs charged to the test's cgroup, -1 if nobody counts them. */
+static long tdx_read_charge(void)
+{
+	char path[128], *text, *found;
+	long charge = -1;
+
+	snprintf(path, sizeof(path), "%s/misc.current", cgroup_path);
+	text = read_file(path);
+	if (!text)
+		return -1;
+
+	found = strstr(text, "tdx ");
+	if (found)
+		charge = strtol(found + strlen("tdx "), NULL, 10);
+	free(text);
+	return charge;
+}
+
+static bool cgroup_enter(void)
+{
+	char path[128];
+
+	if (write_file(CGROUP_ROOT "/cgroup.subtree_control", "+misc"))
+		return false;
+	if (mkdir(cgroup_path, 0755) && errno != EEXIST)
+		return false;
+
+	snprintf(path, sizeof(path), "%s/cgroup.procs", cgroup_path);
+	return !write_file(path, "0") && tdx_read_charge() >= 0;
+}
+
+static void cgroup_leave(void)
+{
+	write_file(CGROUP_ROOT "/cgroup.procs", "0");
+	rmdir(cgroup_path);
+}
+
+/*
+ * The ioctl fails with @_errno, or succeeds if that is 0.  An own macro, so
+ * that a failure shows what was called and both errors by name.
+ */
+#define EXPECT_ERRNO(_errno, _call)						\
+do {										\
+	int _wanted = (_errno), _got = (_call) ? errno : 0;			\
+										\
+	EXPECT_EQ(_wanted, _got) {						\
+		TH_LOG("%s: wanted %s, got %s", #_call,				\
+		       _wanted ? strerror(_wanted) : "success",			\
+		       _got ? strerror(_got) : "success");			\
+	}									\
+} while (0)
+
+FIXTURE(tdx) {
+	struct tdx_served served;
+	char *pages;
+	long nr_warnings;
+	bool has_cgroup;
+};
+
+FIXTURE_VARIANT(tdx) {
+	bool rust;
+};
+
+FIXTURE_VARIANT_ADD(tdx, c) {
+	.rust = false,
+};
+
+FIXTURE_VARIANT_ADD(tdx, rust) {
+	.rust = true,
+};
+
+FIXTURE_SETUP(tdx)
+{
+	if (variant->rust && !tdx_has_rust())
+		SKIP(return, "KVM has no Rust implementation of TDX");
+
+	tdx_use_rust(variant->rust);
+	if (tdx_has_rust())
+		self->served = tdx_read_served();
+
+	self->has_cgroup = cgroup_enter();
+	if (!self->has_cgroup)
+		ksft_print_msg("charges not checked: no misc cgroup that counts TDX\n");
+
+	self->pages = read_file(TDX_EMULATOR_PAGES);
+	if (!self->pages)
+		ksft_print_msg("pages of the module not checked: no %s\n", TDX_EMULATOR_PAGES);
+
+	self->nr_warnings = read_number("/sys/kernel/warn_count", 0);
+}
+
+FIXTURE_TEARDOWN(tdx)
+{
+	struct tdx_served served;
+	char *pages;
+
+	if (_metadata->exit_code != KSFT_PASS)
+		goto out;
+
+	EXPECT_EQ(self->nr_warnings, read_number("/sys/kernel/warn_count", 0)) {
+		TH_LOG("The kernel warned, see its log");
+	}
+
+	/* What the module owns, and which key ids it knows, is as before. */
+	if (self->pages) {
+		pages = read_file(TDX_EMULATOR_PAGES);
+		EXPECT_STREQ(self->pages, pages);
+		free(pages);
+	}
+
+	if (self->has_cgroup)
+		EXPECT_EQ(0, tdx_read_charge());
+
+	/* The implementation that was meant did the work, and did all of it. */
+	if (tdx_has_rust()) {
+		served = tdx_read_served();
+		if (variant->rust) {
+			EXPECT_LT(self->served.rust, served.rust);
+			EXPECT_EQ(self->served.c, served.c);
+		} else {
+			EXPECT_LT(self->served.c, served.c);
+			EXPECT_EQ(self->served.rust, served.rust);
+		}
+	}
+
+out:
+	free(self->pages);
+	cgroup_leave();
+}
+
+static pid_t main_pid;
+static char *rust_before;
+
+static void tdx_test_restore(void)
+{
+	/* Children that fail an assertion in the library come here, too. */
+	if (getpid() != main_pid)
+		return;
+
+	if (rust_before)
+		write_file(TDX_RUST_PARAM, rust_before);
+	rmdir(cgroup_path);
+}
+
+static void tdx_test_help(const char *name)
+{
+	printf("usage: %s [-i c|rust|both] [-n rounds] [options of the harness]\n\n"
+	       " -i: which implementation of KVM's TDX ioctls to test (default: both,\n"
+	       "     or C if %s does not exist)\n"
+	       " -n: how many TDs to create and destroy in a row (default: %d)\n\n"
+	       "The harness lists its options with -h.\n", name, TDX_RUST_PARAM, nr_rounds);
+}
+
+/*
+ * The harness has no options for its users, so take ours out and turn the
+ * choice of implementation into a choice of variants.
+ */
+int main(int argc, char *argv[])
+{
+	const char *only = tdx_has_rust() ? "both" : "c";
+	char **args = calloc(argc + 3, sizeof(*args));
+	int i, nr_args = 0, ret = KSFT_PASS;
+	bool help = false;
+
+	TEST_ASSERT(args, "-ENOMEM when allocating arguments");
+	args[nr_args++] = argv[0];
+	args[nr_args++] = "-V";
+	args[nr_args++] = "";
+
+	for (i = 1; i < argc; i++) {
+		if (!strcmp(argv[i], "-i") && i + 1 < argc)
+			only = argv[++i];
+		else if (!strcmp(argv[i], "-n") && i + 1 < argc)
+			nr_rounds = atoi_positive("Number of rounds", argv[++i]);
+		else if (!strcmp(argv[i], "--help"))
+			help = true;
+		else
+			args[nr_args++] = argv[i];
+	}
+
+	if (!strcmp(only, "c")) {
+		args[2] = "rust";
+	} else if (!strcmp(only, "rust")) {
+		args[2] = "c";
+	} else if (!strcmp(only, "both")) {
+		args[2] = "none";
+	} else {
+		help = true;
+		ret = KSFT_FAIL;
+	}
+
+	if (help) {
+		tdx_test_help(argv[0]);
+		return ret;
+	}
+
+	__TEST_REQUIRE(kvm_has_tdx(), "KVM does not support TDX (kvm_intel.tdx=1?)");
+
+	main_pid = getpid();
+	rust_before = read_file(TDX_RUST_PARAM);
+	snprintf(cgroup_path, sizeof(cgroup_path), CGROUP_ROOT "/kvm_tdx_test.%d", main_pid);
+	atexit(tdx_test_restore);
+
+	return test_harness_run(nr_args, args);
+}
+
+#endif /* SELFTEST_KVM_TDX_TEST_H */
