@@ -1,6 +1,71 @@
 # SPDX-License-Identifier: GPL-2.0
+#
+# What a person types. The work is done in scripts/.
 
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+KERNEL := scripts/kernel --if-changed machine machine overlay
+
+## a TD set up by Linux, from nothing to the report
+run: payload
+	@$(KERNEL)
+	@scripts/run
+
+## every test; ends in "N passed, N failed, N skipped"
+test:
+	@scripts/test-group --all
+
+## a root shell in the machine
+shell: payload
+	@$(KERNEL)
+	@scripts/kselftest
+	@scripts/machine/boot --job shell --interactive
+
+## the kernel with the overlay: build/obj/machine/arch/x86/boot/bzImage
 kernel:
 	@scripts/kernel machine machine overlay
 
-.PHONY: kernel
+## KUnit suites under QEMU (FILTER=glob)
+kunit:
+	@scripts/test-group kunit
+
+## KVM selftests in the machine (TESTS=a,b)
+kselftest:
+	@scripts/test-group kselftest
+
+## host-side tests: the emulated module's core, tdxvm
+host-test:
+	@scripts/test-group host
+
+## what must not compile
+compile-fail:
+	@scripts/test-group compile-fail
+
+# What the machine's programs are made of.
+payload:
+	@scripts/payload
+
+## look for a newer kernel source in Debian's backports
+source-update:
+	@KERNEL_SOURCE_UPDATE=1 scripts/kernel-source
+
+## remove what was built
+clean:
+	rm -rf build/obj build/machine build/payload build/cargo build/cargo-static build/report build/log
+
+## remove build/ wholly; the cache (toolchain, sources) stays
+distclean:
+	rm -rf build
+
+## this list
+help:
+	@echo 'make run is the place to start. Needs root and a Debian; the cache is'
+	@echo '$${KVM_TDX_CACHE:-~/.cache/kvm-tdx-rust}. Variables: LINUX=<kernel tree or tarball>,'
+	@echo 'FIRMWARE=<TDVF file>, JOBS=<number>.'
+	@echo
+	@awk '/^## /{ text = substr($$0, 4) } /^[a-z-]+:/ { if (text) printf "  %-14s %s\n", substr($$1, 1, index($$1, ":") - 1), text; text = "" }' $(MAKEFILE_LIST)
+
+.PHONY: run test shell kernel kunit kselftest host-test compile-fail payload source-update clean distclean help
+
+export LINUX FIRMWARE JOBS FILTER TESTS

@@ -52,7 +52,7 @@ need_root()
 # its output lines on a terminal while it runs, then say how long it took.
 logged()
 {
-	local name=$1 title=$2 log=$LOGS/$1.log start pid status=0
+	local title=$2 log=$LOGS/$1.log start pid status=0
 
 	shift 2
 	start=$(now)
