@@ -445,7 +445,7 @@ static int __init tdx_emulator_init(void)
 
 	ret = tdx_emulator_start(profile);
 	if (ret) {
-		pr_err("not started: profile \"%s\" (%d)\n", profile, ret);
+		pr_err("not started: there is no profile \"%s\"\n", profile);
 		return ret;
 	}
 
