@@ -1,0 +1,133 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What may be configured of a TD, as KVM tells it to user space.
+
+#![deny(unsafe_code)]
+
+use kernel::bindings::tdx_sys_info_td_conf;
+
+use pin_init::Zeroable;
+
+use crate::{
+    ffi::{
+        supported_xcr0_and_xss,
+        td_conf, //
+    },
+    uapi::CpuidEntry, //
+};
+
+/// The leaf whose EAX holds the width of a guest physical address in bits 23 to 16.
+pub(crate) const ADDRESS_SIZES: u32 = 0x8000_0008;
+
+/// Attributes that KVM lets a TD have: a private page that is not accepted gives an exit, no #VE.
+const SUPPORTED_ATTRIBUTES: u64 = 1 << 28;
+
+/// In the module's list, the subleaf of a leaf that has none.
+const NO_SUBLEAF: u32 = u32::MAX;
+
+/// CPUID(7, 0).EBX: HLE and RTM. The module ties them to an MSR that KVM does not handle for TDs.
+const TSX: u32 = 1 << 4 | 1 << 11;
+/// CPUID(7, 0).ECX: WAITPKG. It comes with an MSR that KVM does not handle for TDs.
+const WAITPKG: u32 = 1 << 5;
+
+/// The bits of EAX that hold the width of a guest physical address.
+const GUEST_PHYS_BITS: u32 = 0xff << 16;
+
+/// Returns the attributes that user space may ask for; none if the module insists on others.
+pub(crate) fn supported_attributes() -> u64 {
+    supported(
+        SUPPORTED_ATTRIBUTES,
+        td_conf().attributes_fixed0,
+        td_conf().attributes_fixed1,
+    )
+}
+
+/// Returns the XFAM bits that user space may ask for; none if the module insists on others.
+pub(crate) fn supported_xfam() -> u64 {
+    supported(
+        supported_xcr0_and_xss(),
+        td_conf().xfam_fixed0,
+        td_conf().xfam_fixed1,
+    )
+}
+
+/// Cuts what KVM supports down to what the module allows, `fixed0`. What the module insists on,
+/// `fixed1`, KVM has to support.
+fn supported(by_kvm: u64, fixed0: u64, fixed1: u64) -> u64 {
+    match by_kvm & fixed1 == fixed1 {
+        true => by_kvm & fixed0,
+        false => 0,
+    }
+}
+
+/// Returns the number of CPUID entries that can be configured.
+pub(crate) fn nr_configurable() -> usize {
+    td_conf().num_cpuid_config.into()
+}
+
+/// Returns the CPUID entries that can be configured, with the bits that can be set in each.
+pub(crate) fn configurable() -> impl Iterator<Item = CpuidEntry> {
+    let td_conf: &'static tdx_sys_info_td_conf = td_conf();
+
+    td_conf
+        .cpuid_config_leaves
+        .iter()
+        .zip(&td_conf.cpuid_config_values)
+        .take(nr_configurable())
+        .map(|(&leaf, &values)| configurable_entry(leaf, values))
+}
+
+fn configurable_entry(leaf: u64, [eax_ebx, ecx_edx]: [u64; 2]) -> CpuidEntry {
+    let (function, index) = halves(leaf);
+    let mut entry = CpuidEntry::zeroed();
+
+    entry.0.function = function;
+    entry.0.index = if index == NO_SUBLEAF { 0 } else { index };
+    (entry.0.eax, entry.0.ebx) = halves(eax_ebx);
+    (entry.0.ecx, entry.0.edx) = halves(ecx_edx);
+
+    // The module derives the width from other parameters and takes none here, but this is where
+    // user space tells KVM which one it wants.
+    if function == ADDRESS_SIZES {
+        entry.set_guest_phys_bits(0xff);
+    }
+
+    if entry.is_features() {
+        entry.0.ebx &= !TSX;
+        entry.0.ecx &= !WAITPKG;
+    }
+    entry
+}
+
+/// Returns the lower and the upper half.
+pub(crate) fn halves(value: u64) -> (u32, u32) {
+    // CAST: Both truncate on purpose.
+    (value as u32, (value >> 32) as u32)
+}
+
+impl CpuidEntry {
+    /// Returns the number of the leaf and of the subleaf.
+    pub(crate) fn leaf(&self) -> (u32, u32) {
+        (self.0.function, self.0.index)
+    }
+
+    /// Returns the width of a guest physical address, out of leaf [`ADDRESS_SIZES`].
+    pub(crate) fn guest_phys_bits(&self) -> u32 {
+        (self.0.eax & GUEST_PHYS_BITS) >> 16
+    }
+
+    /// Sets the width of a guest physical address, in leaf [`ADDRESS_SIZES`].
+    pub(crate) fn set_guest_phys_bits(&mut self, bits: u32) {
+        self.0.eax = self.0.eax & !GUEST_PHYS_BITS | (bits & 0xff) << 16;
+    }
+
+    /// Tells whether the entry asks for something that KVM does not support in a TD.
+    pub(crate) fn is_unsupported(&self) -> bool {
+        self.is_features() && (self.0.ebx & TSX != 0 || self.0.ecx & WAITPKG != 0)
+    }
+
+    /// Tells whether this is CPUID(7, 0).
+    fn is_features(&self) -> bool {
+        self.0.function == 7 && self.0.index == 0
+    }
+}

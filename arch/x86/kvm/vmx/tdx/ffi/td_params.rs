@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! TD_PARAMS: the structure that tells MNG.INIT what TD to make.
+
+use kernel::{
+    bindings,
+    kvm::Gfn,
+    prelude::*, //
+};
+
+use crate::uapi::{
+    CpuidEntry,
+    InitVm, //
+};
+
+/// Size of one entry of the CPUID table, in bytes: EAX, EBX, ECX and EDX.
+const CPUID_VALUE_SIZE: usize = 16;
+
+/// A TD_PARAMS structure, 1024 bytes at a multiple of 1024.
+pub(crate) struct TdParams(KBox<bindings::td_params>);
+
+/// The width of a guest physical address, and with it the bit that makes one shared.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum GpaWidth {
+    /// 48 bits, the shared bit is 47, four levels of tables.
+    Bits48,
+    /// 52 bits, the shared bit is 51, five levels of tables.
+    Bits52,
+}
+
+impl TdParams {
+    /// TDG.VP.VMCALL cannot change RBP. KVM relies on it, as it does not save RBP.
+    const CONFIG_NO_RBP_MOD: u64 = 1 << 2;
+    /// The guest physical address is as wide as the tables allow.
+    const CONFIG_MAX_GPAW: u64 = 1 << 0;
+
+    /// Allocates a structure, all zero.
+    ///
+    /// # Errors
+    ///
+    /// - `ENOMEM`: no memory.
+    pub(crate) fn new() -> Result<Self> {
+        let params = KBox::<bindings::td_params>::new_uninit(GFP_KERNEL | __GFP_ZERO)?;
+        // SAFETY: All of it is zero, which is valid for a structure made of integers.
+        let mut params = unsafe { params.assume_init() };
+
+        params.config_flags = Self::CONFIG_NO_RBP_MOD;
+        Ok(Self(params))
+    }
+
+    /// Sets what is taken over from the request as it is.
+    pub(crate) fn set_identity(&mut self, request: &InitVm) {
+        self.0.mrconfigid = request.mrconfigid();
+        self.0.mrowner = request.mrowner();
+        self.0.mrownerconfig = request.mrownerconfig();
+    }
+
+    /// Sets ATTRIBUTES and XFAM.
+    pub(crate) fn set_features(&mut self, attributes: u64, xfam: u64) {
+        self.0.attributes = attributes;
+        self.0.xfam = xfam;
+    }
+
+    /// Returns ATTRIBUTES.
+    pub(crate) fn attributes(&self) -> u64 {
+        self.0.attributes
+    }
+
+    /// Returns XFAM.
+    pub(crate) fn xfam(&self) -> u64 {
+        self.0.xfam
+    }
+
+    /// Sets how many vCPUs the TD may have.
+    pub(crate) fn set_max_vcpus(&mut self, n: u16) {
+        self.0.max_vcpus = n;
+    }
+
+    /// Sets the frequency of the TD's TSC, in units of 25 MHz.
+    pub(crate) fn set_tsc_frequency(&mut self, n: u16) {
+        self.0.tsc_frequency = n;
+    }
+
+    /// Sets the width of a guest physical address.
+    pub(crate) fn set_gpa_width(&mut self, width: GpaWidth) {
+        // CAST: Small constants, of which the type depends on how they are written in C.
+        let pwl = match width {
+            GpaWidth::Bits48 => bindings::VMX_EPTP_PWL_4,
+            GpaWidth::Bits52 => bindings::VMX_EPTP_PWL_5,
+        } as u64;
+
+        // CAST: As above.
+        self.0.eptp_controls = bindings::VMX_EPTP_MT_WB as u64 | pwl;
+        if width == GpaWidth::Bits52 {
+            self.0.config_flags |= Self::CONFIG_MAX_GPAW;
+        }
+    }
+
+    /// Returns the bit of a guest frame number that makes it shared.
+    pub(crate) fn shared_gfn_bit(&self) -> Gfn {
+        match self.0.config_flags & Self::CONFIG_MAX_GPAW {
+            0 => Gfn(1 << (47 - 12)),
+            _ => Gfn(1 << (51 - 12)),
+        }
+    }
+
+    /// Sets entry `index` of the CPUID table.
+    ///
+    /// # Errors
+    ///
+    /// - `EINVAL`: the table has no such entry.
+    pub(crate) fn set_cpuid(&mut self, index: usize, value: &CpuidEntry) -> Result {
+        let start = index.checked_mul(CPUID_VALUE_SIZE).ok_or(EINVAL)?;
+
+        // SAFETY: Each bit pattern is valid for the bytes of the union, which are all initialised.
+        let table = unsafe { self.0.__bindgen_anon_1.reserved3.as_mut() };
+        let entry = table
+            .get_mut(start..)
+            .and_then(|rest| rest.get_mut(..CPUID_VALUE_SIZE))
+            .ok_or(EINVAL)?;
+
+        for (bytes, register) in entry.chunks_exact_mut(4).zip(value.registers()) {
+            bytes.copy_from_slice(&register.to_le_bytes());
+        }
+        Ok(())
+    }
+
+    /// Returns the physical address of the structure.
+    pub(crate) fn phys(&self) -> u64 {
+        let va: *const bindings::td_params = &raw const *self.0;
+
+        // SAFETY: Memory of `kmalloc()` lies in the direct map.
+        unsafe { bindings::tdx_rust_virt_to_phys(va.cast()) }
+    }
+}

@@ -1,0 +1,37 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! KVM_TDX_FINALIZE_VM: completes the measurement, after which the TD can run.
+
+#![deny(unsafe_code)]
+
+use kernel::prelude::*;
+
+use crate::{
+    status::SeamcallError,
+    td::{
+        Initialized,
+        Td, //
+    },
+    uapi::Command, //
+};
+
+/// Serves KVM_TDX_FINALIZE_VM. `hw_error` is the status of TDH.MR.FINALIZE.
+///
+/// The flags of the command are not looked at, as in C.
+///
+/// # Errors
+///
+/// - `EBUSY`: the TDX module is busy; the TD is as before.
+/// - `EIO`: the module refused, for one because the TD has no vCPU; the VM is marked as broken.
+pub(super) fn finalize_vm(td: Td<'_, Initialized>, cmd: &mut Command) -> Result {
+    let status = td.mr_finalize();
+
+    cmd.set_hw_error(status.as_raw());
+    status.to_result().map_err(|e| match e {
+        SeamcallError::OperandBusy(_) => EBUSY,
+        e => td.mr_finalize_failed(e),
+    })?;
+
+    td.guard().set_runnable();
+    Ok(())
+}

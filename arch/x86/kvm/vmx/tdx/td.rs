@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The states of a TD, and what proves that a TD or one of its vCPUs cannot change underfoot.
+//!
+//! ```text
+//!   Uninitialized --KVM_TDX_INIT_VM--> Initialized --KVM_TDX_FINALIZE_VM--> Runnable
+//!                                       INIT_VCPU, INIT_MEM_REGION
+//! ```
+//!
+//! Each state is a type; what is not legal in it does not exist as a method. A transition consumes
+//! the old state.
+
+#![deny(unsafe_code)]
+
+use kernel::{
+    kvm::{
+        LoadedVcpu,
+        LockedVcpu,
+        Vcpu, //
+    },
+    prelude::*, //
+};
+
+use core::{
+    marker::PhantomData,
+    ops::Deref, //
+};
+
+use crate::{
+    ffi::KvmTdx,
+    vm_state_guard::TdxVmStateGuard, //
+};
+
+/// The TD has no key and no pages yet, or lost them when KVM_TDX_INIT_VM failed.
+pub(crate) enum Uninitialized {}
+
+/// The TD is being built: vCPUs and memory can be added.
+pub(crate) enum Initialized {}
+
+/// The state that a TD is in.
+pub(crate) enum TdState<'g> {
+    /// Before KVM_TDX_INIT_VM.
+    Uninitialized(Td<'g, Uninitialized>),
+    /// Between KVM_TDX_INIT_VM and KVM_TDX_FINALIZE_VM.
+    Initialized(Td<'g, Initialized>),
+    /// After KVM_TDX_FINALIZE_VM. No ioctl changes the TD any more.
+    Runnable,
+}
+
+impl<'g> TdState<'g> {
+    pub(crate) fn new(guard: &'g TdxVmStateGuard<'_>) -> Self {
+        let kvm_tdx = guard.kvm_tdx();
+
+        if kvm_tdx.is_runnable() {
+            Self::Runnable
+        } else if kvm_tdx.is_hkid_assigned() {
+            Self::Initialized(Td::assume_state(guard))
+        } else {
+            Self::Uninitialized(Td::assume_state(guard))
+        }
+    }
+}
+
+/// A TD in state `S`, which cannot change other than through this value.
+///
+/// # Invariants
+///
+/// The TD of `guard` is in state `S`, and no other `Td` exists for it: the guard is mutably
+/// borrowed for `'g`.
+pub(crate) struct Td<'g, S> {
+    guard: &'g TdxVmStateGuard<'g>,
+    _state: PhantomData<S>,
+}
+
+impl<'g, S> Td<'g, S> {
+    /// States that the TD is in `S`: for [`TdState::new`], and for a transition that has just
+    /// consumed the state before.
+    pub(crate) fn assume_state(guard: &'g TdxVmStateGuard<'g>) -> Self {
+        // INVARIANT: Of the two callers, the first has just looked and borrows the guard mutably
+        // for its own caller; the second has just brought the TD into `S`.
+        Self {
+            guard,
+            _state: PhantomData,
+        }
+    }
+
+    /// Returns the guard that the TD is held by.
+    pub(crate) fn guard(&self) -> &'g TdxVmStateGuard<'g> {
+        self.guard
+    }
+}
+
+impl<'g> Td<'g, Initialized> {
+    /// Loads a vCPU of this TD onto the current CPU.
+    ///
+    /// # Errors
+    ///
+    /// - `EINVAL`: the vCPU belongs to another VM.
+    pub(crate) fn load_vcpu(&self, vcpu: &'g Vcpu) -> Result<LoadedTdVcpu<'g>> {
+        let vcpu = self.guard.load_vcpu(vcpu)?;
+
+        // INVARIANT: The vCPU has been found to be of this VM, which is a TD.
+        Ok(LoadedTdVcpu { vcpu })
+    }
+}
+
+/// What keeps a TD from changing state: the whole guard, or the mutex of one of its vCPUs, without
+/// which nobody gets the guard.
+///
+/// It suffices for SEAMCALLs that only read the TD. They take the TDR shared, as they do not exclude
+/// one another, and every leaf that takes it exclusive needs the guard.
+pub(crate) trait StateFrozen {
+    /// Returns the TD.
+    fn kvm_tdx(&self) -> &KvmTdx;
+}
+
+impl<S> StateFrozen for Td<'_, S> {
+    fn kvm_tdx(&self) -> &KvmTdx {
+        self.guard.kvm_tdx()
+    }
+}
+
+/// A vCPU of a TD whose mutex is held.
+///
+/// # Invariants
+///
+/// The vCPU's VM is a TD.
+pub(crate) struct LockedTdVcpu<'a> {
+    vcpu: LockedVcpu<'a>,
+}
+
+impl<'a> LockedTdVcpu<'a> {
+    /// States that the vCPU's VM is a TD: for the entry point that C calls for TDs only.
+    pub(crate) fn assume_td(vcpu: LockedVcpu<'a>) -> Self {
+        // INVARIANT: The caller promises it.
+        Self { vcpu }
+    }
+}
+
+impl StateFrozen for LockedTdVcpu<'_> {
+    fn kvm_tdx(&self) -> &KvmTdx {
+        KvmTdx::of_td_vcpu(&self.vcpu)
+    }
+}
+
+/// A vCPU of a TD that is loaded onto the current CPU.
+///
+/// SEAMCALLs that touch a vCPU associate it with the CPU they run on; that it is loaded keeps the
+/// association where KVM will look for it.
+///
+/// # Invariants
+///
+/// The vCPU's VM is a TD.
+pub(crate) struct LoadedTdVcpu<'a> {
+    vcpu: LoadedVcpu<'a>,
+}
+
+impl<'a> Deref for LoadedTdVcpu<'a> {
+    type Target = LoadedVcpu<'a>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.vcpu
+    }
+}

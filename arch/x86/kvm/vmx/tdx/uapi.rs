@@ -1,0 +1,238 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What user space hands in and gets back: the structures of `asm/kvm.h` and `linux/kvm.h`.
+
+use kernel::{
+    bindings,
+    prelude::*,
+    transmute::{
+        AsBytes,
+        FromBytes, //
+    },
+    uaccess::{
+        UserPtr,
+        UserSlice, //
+    },
+};
+
+use pin_init::Zeroable;
+
+/// A user pointer out of a 64-bit field.
+pub(crate) fn user_ptr(address: u64) -> UserPtr {
+    // CAST: The kernel is 64-bit only here.
+    UserPtr::from_addr(address as usize)
+}
+
+/// Implements the two traits that let a structure be copied from and to user space.
+macro_rules! user_structure {
+    ($($name:ident($inner:ident), size $size:expr;)*) => {$(
+        // All of the size is accounted for, so there is no padding.
+        const _: () = assert!(size_of::<bindings::$inner>() == $size);
+
+        // SAFETY: Made of integers only, for which each bit pattern is valid.
+        unsafe impl FromBytes for $name {}
+        // SAFETY: Made of integers only, and without padding.
+        unsafe impl AsBytes for $name {}
+    )*};
+}
+
+user_structure! {
+    Command(kvm_tdx_cmd), size 4 + 4 + 8 + 8;
+    Region(kvm_tdx_init_mem_region), size 8 + 8 + 8;
+    CpuidEntry(kvm_cpuid_entry2), size 7 * 4 + 3 * 4;
+    CpuidHeader(kvm_cpuid2), size 4 + 4;
+    InitVm(kvm_tdx_init_vm), size 8 + 8 + 3 * 48 + 12 * 8 + 8;
+    Capabilities(kvm_tdx_capabilities), size 6 * 8 + 250 * 8 + 8;
+}
+
+/// A `struct kvm_tdx_cmd`: which command, and its operands.
+#[repr(transparent)]
+pub(crate) struct Command(bindings::kvm_tdx_cmd);
+
+impl Command {
+    /// Reads a command.
+    ///
+    /// # Errors
+    ///
+    /// - `EFAULT`: `arg` cannot be read.
+    /// - `EINVAL`: `hw_error`, which is for the kernel to write, is not zero.
+    pub(crate) fn read(arg: UserPtr) -> Result<Self> {
+        let cmd: Self = UserSlice::new(arg, size_of::<Self>()).reader().read()?;
+
+        if cmd.0.hw_error != 0 {
+            return Err(EINVAL);
+        }
+        Ok(cmd)
+    }
+
+    /// Writes the command back.
+    ///
+    /// # Errors
+    ///
+    /// - `EFAULT`: `arg` cannot be written.
+    pub(crate) fn write(&self, arg: UserPtr) -> Result {
+        UserSlice::new(arg, size_of::<Self>()).writer().write(self)
+    }
+
+    /// Returns the number of the command: an `enum kvm_tdx_cmd_id`.
+    pub(crate) fn id(&self) -> u32 {
+        self.0.id
+    }
+
+    /// Returns the flags of the command.
+    pub(crate) fn flags(&self) -> u32 {
+        self.0.flags
+    }
+
+    /// Returns the operand of the command, a user address for most.
+    pub(crate) fn data(&self) -> u64 {
+        self.0.data
+    }
+
+    /// Sets the completion status that user space gets to see.
+    pub(crate) fn set_hw_error(&mut self, status: u64) {
+        self.0.hw_error = status;
+    }
+}
+
+/// A `struct kvm_tdx_init_mem_region`: which memory to add to the TD, and from where.
+#[repr(transparent)]
+pub(crate) struct Region(bindings::kvm_tdx_init_mem_region);
+
+impl Region {
+    /// Reads a region.
+    ///
+    /// # Errors
+    ///
+    /// - `EFAULT`: `arg` cannot be read.
+    pub(crate) fn read(arg: UserPtr) -> Result<Self> {
+        UserSlice::new(arg, size_of::<Self>()).reader().read()
+    }
+
+    /// Writes the region back.
+    ///
+    /// # Errors
+    ///
+    /// - `EFAULT`: `arg` cannot be written.
+    pub(crate) fn write(&self, arg: UserPtr) -> Result {
+        UserSlice::new(arg, size_of::<Self>()).writer().write(self)
+    }
+
+    /// Returns the user address of the next page to copy.
+    pub(crate) fn source(&self) -> u64 {
+        self.0.source_addr
+    }
+
+    /// Returns the guest physical address of the next page to add.
+    pub(crate) fn gpa(&self) -> u64 {
+        self.0.gpa
+    }
+
+    /// Returns the number of pages of 4 KiB still to be added.
+    pub(crate) fn nr_pages(&self) -> u64 {
+        self.0.nr_pages
+    }
+
+    /// Goes on to the next page.
+    pub(crate) fn advance(&mut self) {
+        self.0.source_addr = self.0.source_addr.wrapping_add(PAGE_SIZE_U64);
+        self.0.gpa = self.0.gpa.wrapping_add(PAGE_SIZE_U64);
+        self.0.nr_pages = self.0.nr_pages.saturating_sub(1);
+    }
+}
+
+/// The size of a page in bytes, as the 64-bit quantity that the structures count in.
+pub(crate) const PAGE_SIZE_U64: u64 = kernel::page::PAGE_SIZE as u64;
+
+/// A `struct kvm_cpuid_entry2`: the value of one CPUID leaf, or of one subleaf.
+#[derive(Clone, Copy, Zeroable)]
+#[repr(transparent)]
+pub(crate) struct CpuidEntry(pub(crate) bindings::kvm_cpuid_entry2);
+
+impl CpuidEntry {
+    /// Returns EAX, EBX, ECX and EDX.
+    pub(crate) fn registers(&self) -> [u32; 4] {
+        [self.0.eax, self.0.ebx, self.0.ecx, self.0.edx]
+    }
+
+    /// Finds the entry of a leaf and subleaf, by the rules that KVM has for all its CPUID tables.
+    pub(crate) fn find(entries: &[Self], function: u32, index: u32) -> Option<&Self> {
+        // SAFETY: `Self` is a transparent wrapper, and the callee only reads the entries.
+        let entry = unsafe {
+            bindings::kvm_find_cpuid_entry2(
+                entries.as_ptr().cast_mut().cast(),
+                // CAST: A table has at most KVM_MAX_CPUID_ENTRIES entries.
+                entries.len() as c_int,
+                function,
+                index.into(),
+            )
+        };
+
+        // SAFETY: Null, or one of `entries`.
+        unsafe { entry.cast::<Self>().as_ref() }
+    }
+}
+
+/// The part of a `struct kvm_cpuid2` before its entries.
+#[repr(transparent)]
+pub(crate) struct CpuidHeader(pub(crate) bindings::kvm_cpuid2);
+
+/// The part of a `struct kvm_tdx_init_vm` before its CPUID entries.
+#[repr(transparent)]
+pub(crate) struct InitVm(bindings::kvm_tdx_init_vm);
+
+impl InitVm {
+    /// Returns the ATTRIBUTES asked for.
+    pub(crate) fn attributes(&self) -> u64 {
+        self.0.attributes
+    }
+
+    /// Returns the XFAM asked for.
+    pub(crate) fn xfam(&self) -> u64 {
+        self.0.xfam
+    }
+
+    /// Returns MRCONFIGID.
+    pub(crate) fn mrconfigid(&self) -> [u64; 6] {
+        self.0.mrconfigid
+    }
+
+    /// Returns MROWNER.
+    pub(crate) fn mrowner(&self) -> [u64; 6] {
+        self.0.mrowner
+    }
+
+    /// Returns MROWNERCONFIG.
+    pub(crate) fn mrownerconfig(&self) -> [u64; 6] {
+        self.0.mrownerconfig
+    }
+
+    /// Returns the number of CPUID entries that follow.
+    pub(crate) fn nr_cpuid_entries(&self) -> u32 {
+        self.0.cpuid.nent
+    }
+
+    /// Tells whether anything is set that is not defined.
+    pub(crate) fn has_reserved_bits(&self) -> bool {
+        self.0.reserved.iter().any(|&word| word != 0)
+    }
+
+    /// Tells whether the padding of the CPUID table is set.
+    pub(crate) fn has_cpuid_padding(&self) -> bool {
+        self.0.cpuid.padding != 0
+    }
+}
+
+/// The part of a `struct kvm_tdx_capabilities` before its CPUID entries.
+#[repr(transparent)]
+pub(crate) struct Capabilities(pub(crate) bindings::kvm_tdx_capabilities);
+
+// SAFETY: Made of integers only.
+unsafe impl Zeroable for Capabilities {}
+
+/// The offset of the number of CPUID entries in a `struct kvm_tdx_capabilities`, in bytes.
+pub(crate) const CAPABILITIES_NENT: usize =
+    core::mem::offset_of!(bindings::kvm_tdx_capabilities, cpuid.nent);
+
+/// The offset of the number of CPUID entries in a `struct kvm_tdx_init_vm`, in bytes.
+pub(crate) const INIT_VM_NENT: usize = core::mem::offset_of!(bindings::kvm_tdx_init_vm, cpuid.nent);
