@@ -1324,9 +1324,12 @@ TEST_F(tdx, killed_while_waiting)
 	kill(pid, SIGKILL);
 	wait_for_death(pid, SIGKILL);
 
-	/* kvm->lock is free, and so is the mutex of the first vCPU. */
+	/*
+	 * kvm->lock is free, so one more vCPU is refused at once, as there are
+	 * enough or there is such a one.  So is the mutex of the first vCPU.
+	 */
 	call_start(&probe, td.vm->fd, KVM_CREATE_VCPU, (void *)0);
-	EXPECT_EQ(EEXIST, call_join(&probe));
+	EXPECT_EQ(max_vcpus(&td) == 2 ? EINVAL : EEXIST, call_join(&probe));
 	call_start(&probe, td.vcpus[0]->fd, KVM_GET_TSC_KHZ, NULL);
 	EXPECT_EQ(0, call_join(&probe));
 
@@ -1487,11 +1490,15 @@ TEST_F(tdx, cgroup_limit)
 	td_finish(&second);
 }
 
+/* Fault injection of copies from and to user memory, which is not our aim. */
+#define FAIL_USERCOPY	"/sys/kernel/debug/fail_usercopy/verbose"
+
 /* Out of memory: fault injection fails the n-th allocation of this thread. */
 
 static const struct {
 	const char *path;
 	const char *value;
+	bool optional;
 } fault_knobs[] = {
 	{ "/sys/kernel/debug/failslab/ignore-gfp-wait", "N" },
 	{ "/sys/kernel/debug/failslab/verbose", "0" },
@@ -1499,27 +1506,24 @@ static const struct {
 	{ "/sys/kernel/debug/fail_page_alloc/ignore-gfp-highmem", "N" },
 	{ "/sys/kernel/debug/fail_page_alloc/min-order", "0" },
 	{ "/sys/kernel/debug/fail_page_alloc/verbose", "0" },
+	{ FAIL_USERCOPY, "0", true },
 };
 
-#define FAIL_USERCOPY	"/sys/kernel/debug/fail_usercopy/verbose"
-#define FAIL_NTH	"/proc/thread-self/fail-nth"
-
 static char *fault_knobs_before[ARRAY_SIZE(fault_knobs)];
+static int fail_nth_fd;
 
 static bool fault_injection_start(void)
 {
 	int i;
 
-	if (access(FAIL_NTH, W_OK))
+	fail_nth_fd = open("/proc/thread-self/fail-nth", O_RDWR);
+	if (fail_nth_fd < 0)
 		return false;
-
-	/* It fails copies to and from user memory as well, if it can. */
-	write_file(FAIL_USERCOPY, "0");
 
 	for (i = 0; i < ARRAY_SIZE(fault_knobs); i++) {
 		fault_knobs_before[i] = read_file(fault_knobs[i].path);
-		if (!fault_knobs_before[i] ||
-		    write_file(fault_knobs[i].path, fault_knobs[i].value))
+		if (write_file(fault_knobs[i].path, fault_knobs[i].value) &&
+		    !fault_knobs[i].optional)
 			return false;
 	}
 	return true;
@@ -1530,27 +1534,39 @@ static void fault_injection_stop(void)
 	int i;
 
 	for (i = 0; i < ARRAY_SIZE(fault_knobs); i++) {
-		write_file(fault_knobs[i].path, fault_knobs_before[i]);
+		if (fault_knobs_before[i])
+			write_file(fault_knobs[i].path, fault_knobs_before[i]);
 		free(fault_knobs_before[i]);
 	}
+	kvm_close(fail_nth_fd);
 }
 
-/* Issue a command with the n-th allocation failing.  Says whether there was one. */
+/*
+ * Issue a command with the n-th allocation failing, and say whether there was
+ * one.  Copies from and to user memory count as well if the kernel can fail
+ * them, those of the read and the write below among them, but not before the
+ * number is read.  So if that fails, the command did not get to the n-th.
+ */
 static bool fail_nth(int n, int *error, int fd, u32 id, u32 flags, void *data)
 {
-	char text[16];
+	char left[16] = {}, text[16];
+	ssize_t nr_read;
 	int ret;
 
 	snprintf(text, sizeof(text), "%d", n);
-	ret = write_file(FAIL_NTH, text);
-	TEST_ASSERT(!ret, "Writing %s: %s", FAIL_NTH, strerror(-ret));
+	TEST_ASSERT(pwrite(fail_nth_fd, text, strlen(text), 0) > 0,
+		    "Cannot write fail-nth: %s", strerror(errno));
 
 	ret = __tdx_ioctl(fd, id, flags, (u64)data, NULL);
 	*error = ret ? errno : 0;
 
-	ret = read_number(FAIL_NTH, -1);
-	write_file(FAIL_NTH, "0");
-	return !ret;
+	nr_read = pread(fail_nth_fd, left, sizeof(left) - 1, 0);
+	ret = pwrite(fail_nth_fd, "0", 1, 0);
+	if (ret < 0)
+		ret = pwrite(fail_nth_fd, "0", 1, 0);
+	TEST_ASSERT(ret > 0, "Cannot write fail-nth: %s", strerror(errno));
+
+	return nr_read > 0 && !atoi(left);
 }
 
 #define NO_FAULTS	"no fault injection for slab and page allocations"
@@ -1599,7 +1615,7 @@ static void test_out_of_memory(struct __test_metadata *const _metadata, u32 id,
 			data = cpuid;
 			break;
 		case KVM_TDX_INIT_MEM_REGION:
-			region = source_region(&td, 0, TDX_TEST_GPA, TDX_TEST_NR_PAGES);
+			region = source_region(&td, 0, TDX_TEST_GPA, 2);
 			flags = KVM_TDX_MEASURE_MEMORY_REGION;
 			data = &region;
 			break;
@@ -1618,7 +1634,7 @@ static void test_out_of_memory(struct __test_metadata *const _metadata, u32 id,
 			failed++;
 			/* Go on with the rest, so that the next round starts afresh. */
 			if (id == KVM_TDX_INIT_MEM_REGION && region.nr_pages) {
-				if (region.nr_pages == TDX_TEST_NR_PAGES)
+				if (region.nr_pages == 2)
 					continue;
 				vcpu_tdx_ioctl(td.vcpus[0], id, flags, data);
 				td.step = TD_MEMORY_ADDED;

@@ -82,6 +82,7 @@ struct kvm_tdx_init_vm *vm_tdx_alloc_init_params(struct kvm_vm *vm)
 		entry = &init->cpuid.entries[init->cpuid.nent++];
 		entry->function = mask->function;
 		entry->index = mask->index;
+		entry->flags = supported->flags;
 		entry->eax = supported->eax & mask->eax;
 		entry->ebx = supported->ebx & mask->ebx;
 		entry->ecx = supported->ecx & mask->ecx;
