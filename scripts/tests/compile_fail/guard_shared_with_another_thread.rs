@@ -1,0 +1,19 @@
+//! error: E0277
+// SPDX-License-Identifier: GPL-2.0
+//
+// What a guard allows, it allows to its own task only.
+
+use kernel::{kvm::Vm, prelude::*};
+
+use crate::{ffi::KvmTdx, vm_state_guard::TdxVmStateGuard};
+
+fn send<T: Send>(_: T) {}
+
+fn case(kvm_tdx: &KvmTdx, vm: &Vm) -> Result {
+    let guard = TdxVmStateGuard::lock(kvm_tdx)?;
+
+    send(&guard); // FAIL
+    drop(&guard); // PASS
+    send(vm);
+    Ok(())
+}

@@ -1,0 +1,11 @@
+//! error: E0308
+// SPDX-License-Identifier: GPL-2.0
+//
+// TDH.VP.INIT needs the MMU locked for write, on top of the guard.
+
+use crate::td::{Initialized, LoadedTdVcpu, Td};
+
+fn case(td: &Td<'_, Initialized>, vcpu: &LoadedTdVcpu<'_>) {
+    let _ = td.vp_init(td.guard(), vcpu, 0); // FAIL
+    let _ = td.vp_init(&td.guard().lock_mmu_for_write(), vcpu, 0); // PASS
+}
