@@ -16,17 +16,25 @@
 
 #![deny(unsafe_code)]
 
+mod address;
 mod cpuid;
 mod dispatch;
 mod keys;
 mod leaf;
 mod locks;
+mod measurement;
+mod metadata;
 mod pamt;
 mod platform;
 mod profile;
 mod regs;
+mod sept;
 mod status;
+mod sys;
 mod td;
+mod td_params;
+mod tdmr;
+mod vp;
 
 pub use dispatch::{
     CallResult,
@@ -71,36 +79,22 @@ pub use status::{
     Operand,
     Status, //
 };
+pub use sys::SysState;
 pub use td::{
     LifeCycle,
     OpState,
     TdInfo, //
 };
+pub use vp::VcpuState;
 
 use core::sync::atomic::{
     AtomicU32,
-    AtomicU8,
-    Ordering, //
+    AtomicU64,
+    AtomicU8, //
 };
 
-/// How far the module is initialised.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-#[non_exhaustive]
-pub enum SysState {
-    /// Waits for TDH.SYS.INIT.
-    InitPending = 0,
-    /// Waits for TDH.SYS.LP.INIT on all processors, then TDH.SYS.CONFIG.
-    InitDone = 1,
-    /// Waits for TDH.SYS.KEY.CONFIG on all packages.
-    ConfigDone = 2,
-    /// Serves.
-    Ready = 3,
-    /// Was shut down by TDH.SYS.SHUTDOWN.
-    Shutdown = 4,
-    /// Was disabled by TDH.SYS.DISABLE: SEAMCALL finds no module.
-    Disabled = 5,
-}
+/// The model-specific register whose value must stay as it was at TDH.SYS.INIT.
+const IA32_TSC_ADJUST: u32 = 0x3b;
 
 /// A software TDX module.
 pub struct Module {
@@ -108,8 +102,21 @@ pub struct Module {
     state: AtomicU8,
     /// How many processors are inside [`Module::seamcall`].
     inside: AtomicU32,
+    /// The lock of the SYS leaves.
+    global_lock: AtomicU64,
+    tsc_adjust: AtomicU64,
+    /// The processors that are initialised, one bit each.
+    lps: [AtomicU64; sys::MAX_LPS / 64],
+    global_hkid: AtomicU32,
+    /// The packages that have the global key, one bit each.
+    keyed_packages: AtomicU32,
+    tdmrs: tdmr::Tdmrs,
     kot: keys::KeyOwnershipTable,
     write_back: [keys::WriteBack; keys::MAX_PACKAGES],
+    /// The TDRs of TDs, 0 where there is none. Only for showing them.
+    tds: [AtomicU64; td::LISTED_TDS],
+    /// The number of 4 KiB pages by type. Only for showing them.
+    page_counts: [AtomicU64; pamt::PAGE_TYPES],
 }
 
 impl Module {
@@ -119,8 +126,16 @@ impl Module {
             profile: AtomicU8::new(profile.id),
             state: AtomicU8::new(SysState::InitPending as u8),
             inside: AtomicU32::new(0),
+            global_lock: AtomicU64::new(0),
+            tsc_adjust: AtomicU64::new(0),
+            lps: [const { AtomicU64::new(0) }; sys::MAX_LPS / 64],
+            global_hkid: AtomicU32::new(0),
+            keyed_packages: AtomicU32::new(0),
+            tdmrs: tdmr::Tdmrs::new(),
             kot: keys::KeyOwnershipTable::new(),
             write_back: [const { keys::WriteBack::new() }; keys::MAX_PACKAGES],
+            tds: [const { AtomicU64::new(0) }; td::LISTED_TDS],
+            page_counts: [const { AtomicU64::new(0) }; pamt::PAGE_TYPES],
         }
     }
 
@@ -134,69 +149,8 @@ impl Module {
         dispatch::seamcall(self, platform, regs)
     }
 
-    /// Chooses another published module to behave like. Fails once TDH.SYS.INIT was called.
-    pub fn set_profile(&self, profile: &'static Profile) -> bool {
-        let pending = self.sys_state() == SysState::InitPending;
-        if pending {
-            self.profile.store(profile.id, Ordering::Relaxed);
-        }
-        pending
-    }
-
-    /// The published module that this one behaves like.
-    pub fn profile(&self) -> &'static Profile {
-        let id = usize::from(self.profile.load(Ordering::Relaxed));
-        PROFILES.get(id).copied().unwrap_or(&PROFILE_1_5_05)
-    }
-
-    /// How far the module is initialised.
-    pub fn sys_state(&self) -> SysState {
-        match self.state.load(Ordering::Acquire) {
-            0 => SysState::InitPending,
-            1 => SysState::InitDone,
-            2 => SysState::ConfigDone,
-            3 => SysState::Ready,
-            4 => SysState::Shutdown,
-            _ => SysState::Disabled,
-        }
-    }
-
     /// The name of a leaf, without the leading `TDH.`.
     pub fn leaf_name(number: u16) -> Option<&'static str> {
         LeafInfo::by_number(number).map(|info| info.name)
-    }
-
-    /// Calls `f` for each TD that has a TDR.
-    ///
-    /// Takes no lock: a TD that is being changed may be shown half changed.
-    pub fn for_each_td<P: Platform>(&self, platform: &P, mut f: impl FnMut(&TdInfo)) {
-        let _ = (platform, &mut f);
-    }
-
-    /// The number of 4 KiB pages of that type.
-    pub fn pages(&self, page_type: PageType) -> u64 {
-        let _ = page_type;
-        0
-    }
-
-    /// The number of HKIDs that TDs use.
-    pub fn hkids_in_use(&self) -> usize {
-        self.kot.in_use()
-    }
-
-    fn enter(&self) -> Inside<'_> {
-        self.inside.fetch_add(1, Ordering::AcqRel);
-        Inside { module: self }
-    }
-}
-
-/// A processor that is inside [`Module::seamcall`].
-struct Inside<'a> {
-    module: &'a Module,
-}
-
-impl Drop for Inside<'_> {
-    fn drop(&mut self) {
-        self.module.inside.fetch_sub(1, Ordering::AcqRel);
     }
 }

@@ -14,8 +14,8 @@ use super::{
         Operand,
         Status, //
     },
-    Module,
-    SysState, //
+    sys::SysState,
+    Module, //
 };
 use core::cell::Cell;
 

@@ -2,11 +2,48 @@
 
 //! The leaves: one file each, and the table of all.
 
+mod mem_page_add;
+mod mem_page_aug;
+mod mem_page_remove;
+mod mem_range_block;
+mod mem_sept_add;
+mod mem_track;
+mod mng_addcx;
+mod mng_create;
+mod mng_init;
+mod mng_key_config;
+mod mng_key_freeid;
+mod mng_rd;
+mod mng_vpflushdone;
+mod mr_extend;
+mod mr_finalize;
+mod phymem_cache_wb;
+mod phymem_page_rdmd;
+mod phymem_page_reclaim;
+mod phymem_page_wbinvd;
+mod sys_config;
+mod sys_disable;
+mod sys_init;
+mod sys_key_config;
+mod sys_lp_init;
+mod sys_rd;
+mod sys_shutdown;
+mod sys_tdmr_init;
+mod sys_update;
+mod vp_addcx;
+mod vp_create;
+mod vp_enter;
+mod vp_flush;
+mod vp_init;
+mod vp_rd;
+mod vp_wr;
+
 use super::{
     dispatch::{
         Call,
         LeafResult, //
     },
+    locks::LockMode,
     platform::Platform,
     profile::Profile,
     regs::Regs,
@@ -16,15 +53,57 @@ use super::{
     },
 };
 
+/// What every leaf needs.
+mod prelude {
+    pub(super) use super::{
+        LeafInfo,
+        LeafLock,
+        Versions, //
+    };
+    pub(super) use crate::module::{
+        address,
+        dispatch::{
+            Call,
+            LeafResult, //
+        },
+        locks::LockMode,
+        platform::Platform,
+        regs::Regs,
+        status::{
+            Operand,
+            Status, //
+        },
+        SysState, //
+    };
+}
+
 /// A leaf's lock, as its declaration names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeafLock {
     /// What is locked.
     pub what: &'static str,
     /// How.
-    pub mode: super::locks::LockMode,
-    /// The operand that the status names if it is busy.
-    pub operand: Operand,
+    pub mode: LockMode,
+    /// The operand that the status names if it is busy, if it names any.
+    pub operand: &'static str,
+}
+
+impl LeafLock {
+    const fn shared(what: &'static str, operand: &'static str) -> Self {
+        Self {
+            what,
+            mode: LockMode::Shared,
+            operand,
+        }
+    }
+
+    const fn exclusive(what: &'static str, operand: &'static str) -> Self {
+        Self {
+            what,
+            mode: LockMode::Exclusive,
+            operand,
+        }
+    }
 }
 
 /// A leaf's declaration.
@@ -40,6 +119,8 @@ pub struct LeafInfo {
     pub early: bool,
     /// The operation states in which a TD must be, one bit each; 0 if that is not checked.
     pub op_states: u16,
+    /// The locks it takes, in order.
+    pub locks: &'static [LeafLock],
     /// Whether the leaf is modelled. Otherwise it answers as an unknown leaf does.
     pub modelled: bool,
 }
@@ -56,14 +137,35 @@ pub enum Versions {
 }
 
 impl LeafInfo {
+    /// What most leaves have in common.
+    const NEW: LeafInfo = LeafInfo {
+        number: u16::MAX,
+        name: "",
+        versions: Versions::One,
+        early: false,
+        op_states: 0,
+        locks: &[],
+        modelled: true,
+    };
+
+    /// A leaf that real modules have and this one does not.
+    const fn not_modelled(number: u16, name: &'static str) -> Self {
+        Self {
+            number,
+            name,
+            modelled: false,
+            ..Self::NEW
+        }
+    }
+
     /// The declaration of a leaf, if the leaf is known.
     pub fn by_number(number: u16) -> Option<&'static LeafInfo> {
-        LEAVES.iter().copied().find(|info| info.number == number)
+        Self::all().find(|info| info.number == number)
     }
 
     /// All known leaves.
     pub fn all() -> impl Iterator<Item = &'static LeafInfo> {
-        LEAVES.iter().copied()
+        MODELLED.iter().copied().chain(&NOT_MODELLED)
     }
 
     pub(super) fn has_versions(&self, profile: &Profile) -> bool {
@@ -75,9 +177,113 @@ impl LeafInfo {
     }
 }
 
-static LEAVES: [&LeafInfo; 0] = [];
+macro_rules! leaves {
+    ($($leaf:ident,)*) => {
+        static MODELLED: [&LeafInfo; [$(stringify!($leaf)),*].len()] = [$(&$leaf::INFO),*];
 
-pub(super) fn run<P: Platform>(number: u16, _call: &Call<'_, P>, _regs: &mut Regs) -> LeafResult {
-    let _ = number;
-    Err(Status::OPERAND_INVALID.on(Operand::Rax))
+        /// Runs the leaf of that number.
+        pub(super) fn run<P: Platform>(
+            number: u16,
+            call: &Call<'_, P>,
+            regs: &mut Regs,
+        ) -> LeafResult {
+            $(
+                if number == $leaf::INFO.number {
+                    return $leaf::run(call, regs);
+                }
+            )*
+            Err(Status::OPERAND_INVALID.on(Operand::Rax))
+        }
+    };
 }
+
+leaves! {
+    mem_page_add,
+    mem_page_aug,
+    mem_page_remove,
+    mem_range_block,
+    mem_sept_add,
+    mem_track,
+    mng_addcx,
+    mng_create,
+    mng_init,
+    mng_key_config,
+    mng_key_freeid,
+    mng_rd,
+    mng_vpflushdone,
+    mr_extend,
+    mr_finalize,
+    phymem_cache_wb,
+    phymem_page_rdmd,
+    phymem_page_reclaim,
+    phymem_page_wbinvd,
+    sys_config,
+    sys_disable,
+    sys_init,
+    sys_key_config,
+    sys_lp_init,
+    sys_rd,
+    sys_shutdown,
+    sys_tdmr_init,
+    sys_update,
+    vp_addcx,
+    vp_create,
+    vp_enter,
+    vp_flush,
+    vp_init,
+    vp_rd,
+    vp_wr,
+}
+
+static NOT_MODELLED: [LeafInfo; 35] = [
+    LeafInfo::not_modelled(5, "MEM.PAGE.RELOCATE"),
+    LeafInfo::not_modelled(12, "MEM.RD"),
+    LeafInfo::not_modelled(13, "MNG.WR"),
+    LeafInfo::not_modelled(14, "MEM.WR"),
+    LeafInfo::not_modelled(15, "MEM.PAGE.DEMOTE"),
+    LeafInfo {
+        versions: Versions::Two,
+        ..LeafInfo::not_modelled(23, "MEM.PAGE.PROMOTE")
+    },
+    LeafInfo::not_modelled(25, "MEM.SEPT.RD"),
+    LeafInfo::not_modelled(27, "MNG.KEY.RECLAIMID"),
+    LeafInfo {
+        versions: Versions::Two,
+        ..LeafInfo::not_modelled(30, "MEM.SEPT.REMOVE")
+    },
+    LeafInfo {
+        early: true,
+        ..LeafInfo::not_modelled(32, "SYS.INFO")
+    },
+    LeafInfo {
+        early: true,
+        ..LeafInfo::not_modelled(37, "SYS.RDALL")
+    },
+    LeafInfo::not_modelled(39, "MEM.RANGE.UNBLOCK"),
+    LeafInfo::not_modelled(42, "MEM.SEPT.WR"),
+    LeafInfo {
+        early: true,
+        ..LeafInfo::not_modelled(44, "SYS.LP.SHUTDOWN")
+    },
+    LeafInfo::not_modelled(48, "SERVTD.BIND"),
+    LeafInfo::not_modelled(49, "SERVTD.PREBIND"),
+    LeafInfo::not_modelled(64, "EXPORT.ABORT"),
+    LeafInfo::not_modelled(65, "EXPORT.BLOCKW"),
+    LeafInfo::not_modelled(66, "EXPORT.RESTORE"),
+    LeafInfo::not_modelled(68, "EXPORT.MEM"),
+    LeafInfo::not_modelled(70, "EXPORT.PAUSE"),
+    LeafInfo::not_modelled(71, "EXPORT.TRACK"),
+    LeafInfo::not_modelled(72, "EXPORT.STATE.IMMUTABLE"),
+    LeafInfo::not_modelled(73, "EXPORT.STATE.TD"),
+    LeafInfo::not_modelled(74, "EXPORT.STATE.VP"),
+    LeafInfo::not_modelled(75, "EXPORT.UNBLOCKW"),
+    LeafInfo::not_modelled(80, "IMPORT.ABORT"),
+    LeafInfo::not_modelled(81, "IMPORT.END"),
+    LeafInfo::not_modelled(82, "IMPORT.COMMIT"),
+    LeafInfo::not_modelled(83, "IMPORT.MEM"),
+    LeafInfo::not_modelled(84, "IMPORT.TRACK"),
+    LeafInfo::not_modelled(85, "IMPORT.STATE.IMMUTABLE"),
+    LeafInfo::not_modelled(86, "IMPORT.STATE.TD"),
+    LeafInfo::not_modelled(87, "IMPORT.STATE.VP"),
+    LeafInfo::not_modelled(96, "MIG.STREAM.CREATE"),
+];

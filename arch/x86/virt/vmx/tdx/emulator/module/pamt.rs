@@ -1,6 +1,44 @@
 // SPDX-License-Identifier: GPL-2.0
 
 //! Who owns which page: the physical address metadata table.
+//!
+//! The host gives memory for an entry of 16 bytes for each 4 KiB, 2 MiB and 1 GiB of the TDMRs.
+//! An entry holds, in the first 8 bytes, a lock (bits 15:0), the page's type (bits 23:16) and the
+//! frame of its owner's TDR (bits 63:24), and in the others the TD epoch in which the page was
+//! blocked. A page is described by the entry of its size; those above it are free.
+
+use super::{
+    address::{
+        self,
+        is_aligned,
+        level_pages,
+        level_size,
+        PAGE_SIZE, //
+    },
+    dispatch::Call,
+    locks::{
+        fetch_add,
+        Held,
+        Lock,
+        LockMode,
+        Word, //
+    },
+    platform::{
+        Event,
+        MemoryRange,
+        Platform, //
+    },
+    status::{
+        Operand,
+        Status, //
+    },
+    tdmr::{
+        Tdmr,
+        PAMT_ENTRY_SIZE, //
+    },
+    Module, //
+};
+use core::sync::atomic::Ordering;
 
 /// What a page is used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +59,9 @@ pub enum PageType {
     /// A Secure EPT page.
     Ept = 8,
 }
+
+/// The number of values that a page's type may have.
+pub(super) const PAGE_TYPES: usize = 9;
 
 impl PageType {
     /// The types of pages that TDs own.
@@ -56,5 +97,325 @@ impl PageType {
             8 => PageType::Ept,
             _ => return None,
         })
+    }
+}
+
+const TYPE_SHIFT: u32 = 16;
+const TYPE_MASK: u64 = 0xff << TYPE_SHIFT;
+const OWNER_SHIFT: u32 = 24;
+const OWNER_MASK: u64 = !0 << OWNER_SHIFT;
+
+/// The number of 4 KiB pages whose entries fill a page. Less than there are in 2 MiB.
+const CHUNK_PAGES: u64 = PAGE_SIZE / PAMT_ENTRY_SIZE;
+
+/// A page's entry.
+#[derive(Clone, Copy)]
+struct Entry {
+    pa: u64,
+}
+
+impl Entry {
+    fn page_type<P: Platform>(self, platform: &P) -> Option<PageType> {
+        PageType::from_raw((platform.read64(self.pa) >> TYPE_SHIFT) as u8)
+    }
+
+    /// Writes an entry that nobody else looks at yet.
+    fn initialize<P: Platform>(self, platform: &P, page_type: PageType) {
+        platform.write64(self.pa, (page_type as u64) << TYPE_SHIFT);
+        platform.write64(self.pa.wrapping_add(8), 0);
+    }
+}
+
+/// How [`lock_page`] descends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Descend {
+    /// To the entry of this size, or to a larger page.
+    To(u8),
+    /// To whatever size the page has.
+    ToLeaf,
+}
+
+/// A page whose entry, and those above it, are locked.
+pub(super) struct LockedPage<'c, P: Platform> {
+    call: &'c Call<'c, P>,
+    entry: Entry,
+    /// The page's address, as the operand gave it.
+    pub(super) pa: u64,
+    /// The size of the page: 0 is 4 KiB, 1 is 2 MiB, 2 is 1 GiB.
+    pub(super) level: u8,
+    // Fields are dropped, and locks given back, in this order.
+    _lock: Held<'c, P>,
+    _above: [Option<Held<'c, P>>; 2],
+}
+
+impl<P: Platform> LockedPage<'_, P> {
+    /// What the page is used for. [`None`] if the entry makes no sense.
+    pub(super) fn page_type(&self) -> Option<PageType> {
+        self.entry.page_type(self.call.platform)
+    }
+
+    /// The owner's TDR. A free page has its last one.
+    pub(super) fn owner(&self) -> u64 {
+        (self.call.platform.read64(self.entry.pa) >> OWNER_SHIFT).wrapping_mul(PAGE_SIZE)
+    }
+
+    /// The TD epoch in which the page was blocked.
+    pub(super) fn blocking_epoch(&self) -> u64 {
+        self.call.platform.read64(self.entry.pa.wrapping_add(8))
+    }
+
+    /// Where the page starts.
+    pub(super) fn base(&self) -> u64 {
+        self.pa & !level_size(self.level).wrapping_sub(1)
+    }
+
+    /// The number of 4 KiB pages it has.
+    pub(super) fn pages(&self) -> u64 {
+        level_pages(self.level)
+    }
+
+    fn range(&self) -> MemoryRange {
+        MemoryRange {
+            base: self.base(),
+            size: level_size(self.level),
+        }
+    }
+
+    /// Gives the page to the TD with this TDR; a TDR has no owner, and 0 here.
+    pub(super) fn assign(&self, page_type: PageType, owner: u64) {
+        let platform = self.call.platform;
+        let owner = owner / PAGE_SIZE;
+        platform.write64(self.entry.pa.wrapping_add(8), 0);
+        self.set(|value| {
+            value & !(TYPE_MASK | OWNER_MASK)
+                | (page_type as u64) << TYPE_SHIFT
+                | owner << OWNER_SHIFT
+        });
+        self.call.module.count_pages(page_type, self.pages());
+        platform.observe(Event::PageTaken(self.range()));
+    }
+
+    /// Gives the page back to the host.
+    pub(super) fn free(&self) {
+        if let Some(page_type) = self.page_type() {
+            let pages = self.pages().wrapping_neg();
+            self.call.module.count_pages(page_type, pages);
+        }
+        self.set(|value| value & !TYPE_MASK);
+        self.call
+            .platform
+            .observe(Event::PageReturned(self.range()));
+    }
+
+    /// Changes what is not the lock.
+    fn set(&self, change: impl Fn(u64) -> u64) {
+        let platform = self.call.platform;
+        let value = platform.read64(self.entry.pa);
+        // Others may only leave a mark in the lock meanwhile, so adding the difference is exact.
+        let delta = change(value).wrapping_sub(value);
+        fetch_add(platform, self.entry.pa, delta);
+    }
+
+    /// Whether every smaller page in this one is free.
+    fn is_free_inside(&self) -> bool {
+        let Some((tdmr, offset)) = self.call.module.tdmrs.find(self.pa) else {
+            return false;
+        };
+        (0..level_pages(self.level.min(1))).all(|page| {
+            let offset = offset.wrapping_add(page.wrapping_mul(PAGE_SIZE));
+            let entry = Entry {
+                pa: tdmr.entry(offset, 0),
+            };
+            entry.page_type(self.call.platform) == Some(PageType::Nda)
+        })
+    }
+}
+
+/// Locks the entry of the page at `pa`, which lies in memory that has a PAMT.
+fn lock_page<'c, P: Platform>(
+    call: &'c Call<'c, P>,
+    pa: u64,
+    operand: Operand,
+    descend: Descend,
+    mode: LockMode,
+) -> Result<LockedPage<'c, P>, Status> {
+    let busy = Status::OPERAND_BUSY.on(operand);
+    let Some((tdmr, offset)) = call.module.tdmrs.find(pa) else {
+        return Err(Status::OPERAND_ADDR_RANGE_ERROR.on(operand));
+    };
+    let mut above = [None, None];
+    for level in [2u8, 1, 0] {
+        let entry = Entry {
+            pa: tdmr.entry(offset, level),
+        };
+        let is_last = |entry: Entry| {
+            level == 0
+                || descend == Descend::To(level)
+                || entry.page_type(call.platform) != Some(PageType::Nda)
+        };
+        let last = is_last(entry);
+        let mode = if last { mode } else { LockMode::Shared };
+        let lock = Lock::Page {
+            pa: pa & !level_size(level).wrapping_sub(1),
+            level,
+        };
+        let held = Held::sharex_host_priority(call, Word::Memory(entry.pa), lock, mode)
+            .map_err(|_| busy)?;
+        if is_last(entry) != last {
+            // It changed just before it was locked, so somebody had it.
+            return Err(busy);
+        }
+        if last {
+            return Ok(LockedPage {
+                call,
+                entry,
+                pa,
+                level,
+                _lock: held,
+                _above: above,
+            });
+        }
+        above = [Some(held), above.into_iter().next().flatten()];
+    }
+    Err(Status::OPERAND_ADDR_RANGE_ERROR.on(operand))
+}
+
+/// Locks a page that an operand names, and checks what it is used for.
+pub(super) fn lock_explicit<'c, P: Platform>(
+    call: &'c Call<'c, P>,
+    pa: u64,
+    operand: Operand,
+    level: u8,
+    mode: LockMode,
+    expected: PageType,
+) -> Result<LockedPage<'c, P>, Status> {
+    if !address::is_private(call.platform, pa, level_size(level)) {
+        return Err(Status::OPERAND_INVALID.on(operand));
+    }
+    let page = lock_page(call, pa, operand, Descend::To(level), mode)?;
+    if page.level != level || page.page_type() != Some(expected) {
+        return Err(Status::PAGE_METADATA_INCORRECT.on(operand));
+    }
+    Ok(page)
+}
+
+/// Locks a page that an operand names, for a new use.
+pub(super) fn lock_free<'c, P: Platform>(
+    call: &'c Call<'c, P>,
+    pa: u64,
+    operand: Operand,
+    level: u8,
+) -> Result<LockedPage<'c, P>, Status> {
+    let page = lock_explicit(call, pa, operand, level, LockMode::Exclusive, PageType::Nda)?;
+    if level > 0 && !page.is_free_inside() {
+        return Err(Status::PAGE_METADATA_INCORRECT.on(operand));
+    }
+    Ok(page)
+}
+
+/// Locks a page that an operand names, whatever its size and use.
+pub(super) fn lock_any<'c, P: Platform>(
+    call: &'c Call<'c, P>,
+    pa: u64,
+    operand: Operand,
+    mode: LockMode,
+) -> Result<LockedPage<'c, P>, Status> {
+    if !address::is_private(call.platform, pa, PAGE_SIZE) {
+        return Err(Status::OPERAND_INVALID.on(operand));
+    }
+    lock_page(call, pa, operand, Descend::ToLeaf, mode)
+}
+
+/// Locks only the entry of a page that the module itself knows to be one of that size.
+pub(super) fn lock_implicit<'c, P: Platform>(
+    call: &'c Call<'c, P>,
+    pa: u64,
+    operand: Operand,
+    level: u8,
+    mode: LockMode,
+) -> Result<LockedPage<'c, P>, Status> {
+    let Some((tdmr, offset)) = call.module.tdmrs.find(pa) else {
+        return Err(Status::OPERAND_BUSY.on(operand));
+    };
+    let entry = Entry {
+        pa: tdmr.entry(offset, level),
+    };
+    let lock = Lock::Page { pa, level };
+    let held = Held::sharex_host_priority(call, Word::Memory(entry.pa), lock, mode)
+        .map_err(|_| Status::OPERAND_BUSY.on(operand))?;
+    Ok(LockedPage {
+        call,
+        entry,
+        pa,
+        level,
+        _lock: held,
+        _above: [None, None],
+    })
+}
+
+/// Notes the epoch in which a page of that level was blocked.
+pub(super) fn set_blocking_epoch<P: Platform>(call: &Call<'_, P>, pa: u64, level: u8, epoch: u64) {
+    if let Some((tdmr, offset)) = call.module.tdmrs.find(pa) {
+        let entry = tdmr.entry(offset, level);
+        call.platform.write64(entry.wrapping_add(8), epoch);
+    }
+}
+
+/// Initialises the entries of up to `pages` 4 KiB pages from `offset` on in a TDMR.
+///
+/// Returns the offset of the first page not done.
+pub(super) fn initialize<P: Platform>(
+    platform: &P,
+    tdmr: &Tdmr,
+    mut offset: u64,
+    pages: u64,
+) -> u64 {
+    let size = tdmr.range().size;
+    let end = size.min(offset.saturating_add(pages.saturating_mul(PAGE_SIZE)));
+    while offset < end {
+        for level in [2u8, 1] {
+            if is_aligned(offset, level_size(level)) {
+                let pa = tdmr.entry(offset, level);
+                Entry { pa }.initialize(platform, PageType::Nda);
+            }
+        }
+        let pa = tdmr.entry(offset, 0);
+        let chunk = MemoryRange {
+            base: offset,
+            size: CHUNK_PAGES * PAGE_SIZE,
+        };
+        if is_aligned(offset, chunk.size) && chunk.end() <= end && !tdmr.has_reserved(&chunk) {
+            // The entry of a free page that never had an owner is all zero.
+            platform.fill(pa, PAGE_SIZE, 0);
+            offset = chunk.end();
+            continue;
+        }
+        let page = MemoryRange {
+            base: offset,
+            size: PAGE_SIZE,
+        };
+        let page_type = if tdmr.has_reserved(&page) {
+            PageType::Rsvd
+        } else {
+            PageType::Nda
+        };
+        Entry { pa }.initialize(platform, page_type);
+        offset = page.end();
+    }
+    offset
+}
+
+impl Module {
+    /// Counts pages that changed their owner; `pages` may be negative, in two's complement.
+    fn count_pages(&self, page_type: PageType, pages: u64) {
+        if let Some(count) = self.page_counts.get(page_type as usize) {
+            count.fetch_add(pages, Ordering::Relaxed);
+        }
+    }
+
+    /// The number of 4 KiB pages of that type, which is one that TDs own.
+    pub fn pages(&self, page_type: PageType) -> u64 {
+        let count = self.page_counts.get(page_type as usize);
+        count.map_or(0, |count| count.load(Ordering::Relaxed))
     }
 }

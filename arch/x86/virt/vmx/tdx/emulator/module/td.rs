@@ -2,6 +2,30 @@
 
 //! A TD's root page (TDR) and its control structure (TDCS).
 
+use super::{
+    address::PAGE_SIZE,
+    dispatch::Call,
+    locks::{
+        fetch_add,
+        Held,
+        Lock,
+        LockMode,
+        Word, //
+    },
+    pamt::{
+        self,
+        LockedPage,
+        PageType, //
+    },
+    platform::Platform,
+    status::{
+        Operand,
+        Status, //
+    },
+    Module, //
+};
+use core::sync::atomic::Ordering;
+
 /// How far a TD's key is configured or given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -64,6 +88,14 @@ impl OpState {
         }
     }
 
+    /// The state's bit in a set of states.
+    pub(super) const fn bit(self) -> u16 {
+        match self {
+            OpState::Unallocated => 0,
+            _ => 1 << self as u8,
+        }
+    }
+
     pub(super) const fn from_raw(raw: u64) -> Self {
         match raw {
             0 => OpState::Uninitialized,
@@ -93,4 +125,410 @@ pub struct TdInfo {
     pub pages: u64,
     /// The measurement, once it is final.
     pub mrtd: Option<[u8; 48]>,
+}
+
+/// The number of TDCS pages without L2 VMs.
+pub(super) const BASE_TDCS_PAGES: u64 = 6;
+/// The largest number of TDCS pages.
+pub(super) const MAX_TDCS_PAGES: u64 = 9;
+/// The number of TDs that [`Module::for_each_td`] can know.
+pub(super) const LISTED_TDS: usize = 128;
+
+/// The TDCS page that holds MSR bitmaps.
+pub(super) const TDCS_MSR_BITMAPS: u64 = 2;
+/// The TDCS page that is the root of the Secure EPT.
+pub(super) const TDCS_SEPT_ROOT: u64 = 3;
+/// The TDCS page that stays zero.
+pub(super) const TDCS_ZERO_PAGE: u64 = 4;
+
+/// A field of a TDR, by its offset.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u64)]
+pub(super) enum TdrField {
+    LifeCycle = 0x00,
+    Fatal = 0x08,
+    Hkid = 0x10,
+    /// The packages that have the key, one bit each.
+    Packages = 0x18,
+    /// The number of 4 KiB pages whose owner is this TD.
+    Children = 0x20,
+    NumTdcx = 0x28,
+    /// Where the TDCS pages are, up to [`MAX_TDCS_PAGES`] of them.
+    Tdcx = 0x30,
+    Uuid = 0x80,
+}
+
+/// A field of a TDCS, by its offset in the first page.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u64)]
+pub(super) enum TdcsField {
+    OpStateLock = 0x000,
+    SeptLock = 0x008,
+    EpochLock = 0x010,
+    OpState = 0x018,
+    Epoch = 0x020,
+    /// How many vCPUs run in an epoch: one counter for even, one for odd epochs.
+    EpochUsers = 0x028,
+    NumVcpus = 0x038,
+    NumAssociated = 0x040,
+    Attributes = 0x048,
+    Xfam = 0x050,
+    MaxVcpus = 0x058,
+    NumL2Vms = 0x060,
+    EptpControls = 0x068,
+    ConfigFlags = 0x070,
+    TscFrequency = 0x078,
+    TscMultiplier = 0x080,
+    TscOffset = 0x088,
+    /// Whether every vCPU was given an x2APIC id.
+    TopologyConfigured = 0x090,
+    ArchCapabilities = 0x098,
+    HpLockTimeout = 0x0a0,
+    /// The state of the hash, 8 times 8 bytes.
+    MrtdState = 0x0c0,
+    /// The number of bytes hashed.
+    MrtdBytes = 0x100,
+    MrConfigId = 0x110,
+    MrOwner = 0x140,
+    MrOwnerConfig = 0x170,
+    /// The final measurement, 48 bytes.
+    Mrtd = 0x1a0,
+    /// Four times 48 bytes.
+    Rtmr = 0x1d0,
+    /// The virtual CPUID values, 16 bytes each.
+    Cpuid = 0x800,
+}
+
+/// A TD, by its TDR.
+pub(super) struct Td<'c, P: Platform> {
+    call: &'c Call<'c, P>,
+    /// The TDR.
+    pub(super) tdr: u64,
+}
+
+impl<P: Platform> Clone for Td<'_, P> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<P: Platform> Copy for Td<'_, P> {}
+
+impl<'c, P: Platform> Td<'c, P> {
+    /// The TD with that TDR.
+    pub(super) fn new(call: &'c Call<'c, P>, tdr: u64) -> Self {
+        Self { call, tdr }
+    }
+
+    /// Reads a field of the TDR.
+    pub(super) fn get(&self, field: TdrField) -> u64 {
+        self.call
+            .platform
+            .read64(self.tdr.wrapping_add(field as u64))
+    }
+
+    /// Writes a field of the TDR.
+    pub(super) fn set(&self, field: TdrField, value: u64) {
+        let pa = self.tdr.wrapping_add(field as u64);
+        self.call.platform.write64(pa, value);
+    }
+
+    pub(super) fn life_cycle(&self) -> LifeCycle {
+        LifeCycle::from_raw(self.get(TdrField::LifeCycle))
+    }
+
+    pub(super) fn is_fatal(&self) -> bool {
+        self.get(TdrField::Fatal) != 0
+    }
+
+    pub(super) fn hkid(&self) -> u16 {
+        self.get(TdrField::Hkid) as u16
+    }
+
+    /// Counts pages that were given to the TD.
+    pub(super) fn add_children(&self, pages: u64) {
+        let pa = self.tdr.wrapping_add(TdrField::Children as u64);
+        fetch_add(self.call.platform, pa, pages);
+    }
+
+    /// Counts pages that were taken from the TD.
+    pub(super) fn remove_children(&self, pages: u64) {
+        self.add_children(pages.wrapping_neg());
+    }
+
+    /// Where the TDCS page of that index is.
+    pub(super) fn tdcs_page(&self, index: u64) -> u64 {
+        let offset = index.min(MAX_TDCS_PAGES.wrapping_sub(1)).wrapping_mul(8);
+        let pa = self.tdr.wrapping_add(TdrField::Tdcx as u64);
+        self.call.platform.read64(pa.wrapping_add(offset))
+    }
+
+    /// Appends a TDCS page.
+    pub(super) fn add_tdcs_page(&self, page: u64) {
+        let count = self
+            .get(TdrField::NumTdcx)
+            .min(MAX_TDCS_PAGES.wrapping_sub(1));
+        let pa = self.tdr.wrapping_add(TdrField::Tdcx as u64);
+        let pa = pa.wrapping_add(count.wrapping_mul(8));
+        self.call.platform.write64(pa, page);
+        self.set(TdrField::NumTdcx, count.wrapping_add(1));
+    }
+
+    /// The TDCS, if it has all its base pages.
+    pub(super) fn tdcs(&self) -> Option<Tdcs<'c, P>> {
+        (self.get(TdrField::NumTdcx) >= BASE_TDCS_PAGES).then(|| Tdcs {
+            call: self.call,
+            td: *self,
+            base: self.tdcs_page(0),
+        })
+    }
+
+    /// Checks that the TD's memory is accessible, it has a TDCS, and is in one of the operation
+    /// states whose bits are set in `allowed`.
+    pub(super) fn check(&self, allowed: u16) -> Result<Tdcs<'c, P>, Status> {
+        let tdcs = self.check_allocated()?;
+        tdcs.check_op_state(allowed)?;
+        Ok(tdcs)
+    }
+
+    /// The same with the operation state locked, so that it stays.
+    pub(super) fn check_and_lock(&self, allowed: u16) -> Result<LockedTdcs<'c, P>, Status> {
+        let tdcs = self.check_allocated()?;
+        let lock = Held::sharex_host_priority(
+            self.call,
+            Word::Memory(tdcs.field_pa(TdcsField::OpStateLock)),
+            Lock::OpState(self.tdr),
+            LockMode::Shared,
+        )
+        .map_err(|_| Status::OPERAND_BUSY.on(Operand::OpState))?;
+        tdcs.check_op_state(allowed)?;
+        Ok(LockedTdcs { tdcs, _lock: lock })
+    }
+
+    fn check_allocated(&self) -> Result<Tdcs<'c, P>, Status> {
+        if self.is_fatal() {
+            return Err(Status::TD_FATAL);
+        }
+        if self.life_cycle() != LifeCycle::KeysConfigured {
+            return Err(Status::TD_KEYS_NOT_CONFIGURED);
+        }
+        self.tdcs().ok_or(Status::TDCS_NOT_ALLOCATED)
+    }
+}
+
+/// A TD whose TDR is locked.
+pub(super) struct LockedTd<'c, P: Platform> {
+    td: Td<'c, P>,
+    _page: LockedPage<'c, P>,
+}
+
+impl<'c, P: Platform> core::ops::Deref for LockedTd<'c, P> {
+    type Target = Td<'c, P>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.td
+    }
+}
+
+impl<'c, P: Platform> LockedTd<'c, P> {
+    /// Locks the TD whose TDR an operand names.
+    pub(super) fn lock(
+        call: &'c Call<'c, P>,
+        tdr: u64,
+        operand: Operand,
+        mode: LockMode,
+    ) -> Result<Self, Status> {
+        let page = pamt::lock_explicit(call, tdr, operand, 0, mode, PageType::Tdr)?;
+        Ok(Self {
+            td: Td::new(call, tdr),
+            _page: page,
+        })
+    }
+
+    /// Locks the TD that owns a page.
+    pub(super) fn lock_owner(
+        call: &'c Call<'c, P>,
+        owner: u64,
+        mode: LockMode,
+    ) -> Result<Self, Status> {
+        let page = pamt::lock_implicit(call, owner, Operand::Tdr, 0, mode)?;
+        Ok(Self {
+            td: Td::new(call, owner),
+            _page: page,
+        })
+    }
+}
+
+/// A TD's control structure.
+pub(super) struct Tdcs<'c, P: Platform> {
+    call: &'c Call<'c, P>,
+    td: Td<'c, P>,
+    base: u64,
+}
+
+/// A TD's control structure with its operation state locked.
+pub(super) struct LockedTdcs<'c, P: Platform> {
+    tdcs: Tdcs<'c, P>,
+    _lock: Held<'c, P>,
+}
+
+impl<'c, P: Platform> core::ops::Deref for LockedTdcs<'c, P> {
+    type Target = Tdcs<'c, P>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.tdcs
+    }
+}
+
+impl<'c, P: Platform> Tdcs<'c, P> {
+    /// The SEAMCALL that this is used in.
+    pub(super) fn call(&self) -> &'c Call<'c, P> {
+        self.call
+    }
+
+    /// The TD.
+    pub(super) fn td(&self) -> &Td<'c, P> {
+        &self.td
+    }
+
+    /// Where a field is.
+    pub(super) fn field_pa(&self, field: TdcsField) -> u64 {
+        self.base.wrapping_add(field as u64)
+    }
+
+    /// Reads a field.
+    pub(super) fn get(&self, field: TdcsField) -> u64 {
+        self.call.platform.read64(self.field_pa(field))
+    }
+
+    /// Writes a field.
+    pub(super) fn set(&self, field: TdcsField, value: u64) {
+        self.call.platform.write64(self.field_pa(field), value);
+    }
+
+    /// Adds to a field that others may change too. Returns the former value.
+    pub(super) fn fetch_add(&self, field: TdcsField, delta: u64) -> u64 {
+        fetch_add(self.call.platform, self.field_pa(field), delta)
+    }
+
+    /// What can be done with the TD.
+    pub(super) fn op_state(&self) -> OpState {
+        OpState::from_raw(self.get(TdcsField::OpState))
+    }
+
+    pub(super) fn set_op_state(&self, state: OpState) {
+        self.set(TdcsField::OpState, state as u64);
+    }
+
+    pub(super) fn check_op_state(&self, allowed: u16) -> Result<(), Status> {
+        let bit = 1u16.checked_shl(self.op_state() as u32).unwrap_or(0);
+        if allowed & bit == 0 {
+            return Err(Status::OP_STATE_INCORRECT);
+        }
+        Ok(())
+    }
+
+    /// Whether the TD's GPAs have 52 bits instead of 48.
+    pub(super) fn has_wide_gpa(&self) -> bool {
+        self.get(TdcsField::ConfigFlags) & 1 != 0
+    }
+
+    /// The level of the entries in the root of the Secure EPT: 3 or 4.
+    pub(super) fn root_level(&self) -> u8 {
+        // The field holds the number of levels, less one.
+        match self.get(TdcsField::EptpControls) >> 3 & 7 {
+            4 => 4,
+            _ => 3,
+        }
+    }
+
+    /// Where the x2APIC id of the vCPU of that index is.
+    pub(super) fn x2apic_id_pa(&self, index: u64) -> u64 {
+        let offset = index.wrapping_mul(4) & (PAGE_SIZE - 4);
+        self.td.tdcs_page(1).wrapping_add(offset)
+    }
+
+    /// Takes the lock of the TLB epoch.
+    pub(super) fn lock_epoch(&self, mode: LockMode) -> Result<Held<'c, P>, Status> {
+        let word = Word::Memory(self.field_pa(TdcsField::EpochLock));
+        Held::sharex(self.call, word, Lock::Epoch(self.td.tdr), mode)
+            .map_err(|_| Status::OPERAND_BUSY.on(Operand::TdEpoch))
+    }
+
+    /// How many vCPUs run since that epoch.
+    pub(super) fn epoch_users(&self, epoch: u64) -> u64 {
+        self.call.platform.read64(self.epoch_users_pa(epoch))
+    }
+
+    /// Where the number of vCPUs that run since that epoch is.
+    pub(super) fn epoch_users_pa(&self, epoch: u64) -> u64 {
+        let offset = (epoch & 1).wrapping_mul(8);
+        self.field_pa(TdcsField::EpochUsers).wrapping_add(offset)
+    }
+
+    /// Whether no processor can still have a translation that was blocked in that epoch.
+    pub(super) fn is_tracked(&self, blocked: u64) -> bool {
+        let previous = self.get(TdcsField::Epoch).wrapping_sub(1);
+        blocked < previous || blocked == previous && self.epoch_users(blocked) == 0
+    }
+}
+
+impl Module {
+    /// Adds a TD to those that are listed, if there is room.
+    pub(super) fn list_td(&self, tdr: u64) {
+        for slot in &self.tds {
+            let empty = slot.compare_exchange(0, tdr, Ordering::AcqRel, Ordering::Relaxed);
+            if empty.is_ok() {
+                break;
+            }
+        }
+    }
+
+    /// Removes a TD from those that are listed.
+    pub(super) fn unlist_td(&self, tdr: u64) {
+        for slot in &self.tds {
+            let _ = slot.compare_exchange(tdr, 0, Ordering::AcqRel, Ordering::Relaxed);
+        }
+    }
+
+    /// Calls `f` for each TD that has a TDR; for the first 128, if there are more.
+    ///
+    /// Takes no lock: a TD that is being changed may be shown half changed.
+    pub fn for_each_td<P: Platform>(&self, platform: &P, mut f: impl FnMut(&TdInfo)) {
+        let call = Call::new(self, platform, 0);
+        for slot in &self.tds {
+            let tdr = slot.load(Ordering::Acquire);
+            if tdr != 0 {
+                f(&Td::new(&call, tdr).info());
+            }
+        }
+    }
+}
+
+impl<P: Platform> Td<'_, P> {
+    fn info(&self) -> TdInfo {
+        let life_cycle = self.life_cycle();
+        // A real module cannot look into a TDCS whose key is gone.
+        let tdcs = match life_cycle {
+            LifeCycle::KeysConfigured => self.tdcs(),
+            _ => None,
+        };
+        let op_state = tdcs
+            .as_ref()
+            .map_or(OpState::Unallocated, |tdcs| tdcs.op_state());
+        TdInfo {
+            tdr: self.tdr,
+            hkid: self.hkid(),
+            life_cycle,
+            op_state,
+            fatal: self.is_fatal(),
+            vcpus: tdcs
+                .as_ref()
+                .map_or(0, |tdcs| tdcs.get(TdcsField::NumVcpus)),
+            pages: self.get(TdrField::Children),
+            mrtd: tdcs
+                .filter(|_| op_state == OpState::Runnable)
+                .map(|tdcs| tdcs.mrtd()),
+        }
+    }
 }

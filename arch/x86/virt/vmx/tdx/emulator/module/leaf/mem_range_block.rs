@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! TDH.MEM.RANGE.BLOCK: take a page or table from the guest.
+
+use super::prelude::*;
+use crate::module::{
+    pamt,
+    sept::{
+        GpaOperand,
+        LockedEntry, //
+    },
+    td::{
+        LockedTd,
+        TdcsField, //
+    },
+};
+
+pub(super) const INFO: LeafInfo = LeafInfo {
+    number: 7,
+    name: "MEM.RANGE.BLOCK",
+    op_states: 0x33e,
+    locks: &[
+        LeafLock::shared("TDR", "RDX"),
+        LeafLock::shared("OP_STATE", "OP_STATE"),
+        LeafLock::exclusive("SEPT tree", "SEPT_TREE"),
+        LeafLock::exclusive("SEPT entry", "RCX"),
+    ],
+    ..LeafInfo::NEW
+};
+
+pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResult {
+    let (rcx, tdr) = (regs.rcx, regs.rdx);
+    (regs.rcx, regs.rdx) = (0, 0);
+
+    let td = LockedTd::lock(call, tdr, Operand::Rdx, LockMode::Shared)?;
+    let tdcs = td.check_and_lock(INFO.op_states)?;
+    let operand = GpaOperand::decode(rcx, 0..=tdcs.root_level())?;
+    let entry = LockedEntry::lock(call, &tdcs, operand, LockMode::Exclusive, regs)?;
+    let state = entry.state();
+    let Some(blocked) = state.blocked() else {
+        let status = if state.is_blocked() {
+            Status::GPA_RANGE_ALREADY_BLOCKED
+        } else {
+            Status::EPT_ENTRY_STATE_INCORRECT
+        };
+        return Err(entry.walk.fail(regs, status));
+    };
+
+    entry.set(entry.walk.entry.block(blocked));
+    let epoch = tdcs.get(TdcsField::Epoch);
+    let level = if state.is_leaf() { operand.level } else { 0 };
+    pamt::set_blocking_epoch(call, entry.walk.entry.address(), level, epoch);
+    Ok(())
+}

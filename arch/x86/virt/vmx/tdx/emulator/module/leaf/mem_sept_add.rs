@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! TDH.MEM.SEPT.ADD: give a TD a page for its Secure EPT.
+
+use super::prelude::*;
+use crate::module::{
+    pamt::{
+        self,
+        PageType, //
+    },
+    sept::{
+        self,
+        GpaOperand,
+        LockedEntry,
+        SeptEntry,
+        SeptState, //
+    },
+    td::LockedTd, //
+};
+
+pub(super) const INFO: LeafInfo = LeafInfo {
+    number: 3,
+    name: "MEM.SEPT.ADD",
+    versions: Versions::Two,
+    op_states: 0x3ce,
+    locks: &[
+        LeafLock::shared("TDR", "RDX"),
+        LeafLock::shared("OP_STATE", "OP_STATE"),
+        LeafLock::shared("SEPT tree", "SEPT_TREE"),
+        LeafLock::exclusive("SEPT entry", "RCX"),
+        LeafLock::exclusive("page R8", "R8"),
+    ],
+    ..LeafInfo::NEW
+};
+
+/// The bit of RDX that accepts a table which is already there.
+const ALLOW_EXISTING: u64 = 1 << 0;
+/// The bits of RDX that must be zero.
+const RESERVED: u64 = 0xfff0_0000_0000_0ffe;
+/// The bit of R8 that is ignored.
+const IGNORED: u64 = 1 << 63;
+
+pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResult {
+    let (rcx, rdx) = (regs.rcx, regs.rdx);
+    (regs.rcx, regs.rdx) = (0, 0);
+
+    if call.version > 1 {
+        return Err(Status::OPERAND_INVALID.on(Operand::Rax));
+    }
+    if rdx & RESERVED != 0 {
+        return Err(Status::OPERAND_INVALID.on(Operand::Rdx));
+    }
+    let td = LockedTd::lock(call, rdx & !ALLOW_EXISTING, Operand::Rdx, LockMode::Shared)?;
+    let tdcs = td.check_and_lock(INFO.op_states)?;
+    let operand = GpaOperand::decode(rcx, 1..=tdcs.root_level())?;
+    let entry = LockedEntry::lock(call, &tdcs, operand, LockMode::Shared, regs)?;
+    if !matches!(entry.state(), SeptState::Free | SeptState::Table) {
+        return Err(entry.walk.fail(regs, Status::EPT_ENTRY_STATE_INCORRECT));
+    }
+    if regs.r8 == u64::MAX {
+        return Err(Status::OPERAND_INVALID.on(Operand::R8));
+    }
+    if entry.state() != SeptState::Free {
+        if rdx & ALLOW_EXISTING == 0 {
+            return Err(entry.walk.fail(regs, Status::EPT_ENTRY_STATE_INCORRECT));
+        }
+        return Ok(());
+    }
+    let page = pamt::lock_free(call, regs.r8 & !IGNORED, Operand::R8, 0)?;
+
+    sept::fill_free(call.platform, page.pa);
+    entry.set(SeptEntry::table(page.pa));
+    td.add_children(1);
+    page.assign(PageType::Ept, td.tdr);
+    Ok(())
+}

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! TDH.MNG.KEY.CONFIG: put a TD's key on the current package.
+
+use super::{
+    prelude::*,
+    sys_key_config::program_key, //
+};
+use crate::module::td::{
+    LifeCycle,
+    LockedTd,
+    TdrField, //
+};
+
+pub(super) const INFO: LeafInfo = LeafInfo {
+    number: 8,
+    name: "MNG.KEY.CONFIG",
+    locks: &[
+        LeafLock::exclusive("TDR", "RCX"),
+        LeafLock::exclusive("KET", "KET"),
+    ],
+    ..LeafInfo::NEW
+};
+
+pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResult {
+    let platform = call.platform;
+
+    let td = LockedTd::lock(call, regs.rcx, Operand::Rcx, LockMode::Exclusive)?;
+    if td.is_fatal() {
+        return Err(Status::TD_FATAL);
+    }
+    if td.life_cycle() != LifeCycle::HkidAssigned {
+        return Err(Status::LIFECYCLE_STATE_INCORRECT);
+    }
+    let packages = td.get(TdrField::Packages);
+    let package = 1u64.checked_shl(platform.current_package()).unwrap_or(0);
+    if packages & package != 0 {
+        return Err(Status::KEY_CONFIGURED);
+    }
+    program_key(platform, td.hkid())?;
+
+    let packages = packages | package;
+    td.set(TdrField::Packages, packages);
+    if packages.count_ones() >= platform.package_count() {
+        td.set(TdrField::LifeCycle, LifeCycle::KeysConfigured as u64);
+    }
+    Ok(())
+}

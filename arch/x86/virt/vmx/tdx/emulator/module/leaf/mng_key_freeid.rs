@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! TDH.MNG.KEY.FREEID: give back a TD's HKID.
+
+use super::prelude::*;
+use crate::module::{
+    keys::KotState,
+    td::{
+        LifeCycle,
+        LockedTd,
+        TdrField, //
+    },
+};
+
+pub(super) const INFO: LeafInfo = LeafInfo {
+    number: 20,
+    name: "MNG.KEY.FREEID",
+    locks: &[
+        LeafLock::exclusive("TDR", "RCX"),
+        LeafLock::exclusive("KOT", "KOT"),
+    ],
+    ..LeafInfo::NEW
+};
+
+pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResult {
+    let module = call.module;
+
+    let td = LockedTd::lock(call, regs.rcx, Operand::Rcx, LockMode::Exclusive)?;
+    if td.life_cycle() != LifeCycle::Blocked {
+        return Err(Status::LIFECYCLE_STATE_INCORRECT);
+    }
+    let _kot = module.kot.lock(call, LockMode::Exclusive)?;
+    if module.kot.get(td.hkid()).packages != 0 {
+        return Err(Status::WBCACHE_NOT_COMPLETE);
+    }
+
+    module.kot.set(td.hkid(), KotState::Free, 0);
+    td.set(TdrField::LifeCycle, LifeCycle::Teardown as u64);
+    Ok(())
+}

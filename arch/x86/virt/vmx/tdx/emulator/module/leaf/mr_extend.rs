@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! TDH.MR.EXTEND: measure a part of a page of initial memory.
+
+use super::prelude::*;
+use crate::module::{
+    measurement::EXTEND_SIZE,
+    sept::{
+        self,
+        SeptState, //
+    },
+    td::LockedTd, //
+};
+
+pub(super) const INFO: LeafInfo = LeafInfo {
+    number: 16,
+    name: "MR.EXTEND",
+    op_states: 0x002,
+    locks: &[LeafLock::exclusive("TDR", "RDX")],
+    ..LeafInfo::NEW
+};
+
+pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResult {
+    let (gpa, tdr) = (regs.rcx, regs.rdx);
+    (regs.rcx, regs.rdx) = (0, 0);
+
+    let td = LockedTd::lock(call, tdr, Operand::Rdx, LockMode::Exclusive)?;
+    let tdcs = td.check(INFO.op_states)?;
+    if !address::is_aligned(gpa, EXTEND_SIZE as u64) {
+        return Err(Status::OPERAND_INVALID.on(Operand::Rcx));
+    }
+    sept::check_private(&tdcs, gpa)?;
+    let (walk, _) = sept::walk(&tdcs, gpa, 0);
+    if walk.entry.state() != SeptState::Mapped {
+        return Err(walk.fail(regs, Status::EPT_ENTRY_NOT_PRESENT));
+    }
+
+    let mut contents = [0; EXTEND_SIZE];
+    let size = address::level_size(walk.level);
+    let pa = walk.entry.address() | gpa & size.wrapping_sub(1);
+    call.platform.read(pa, &mut contents);
+    tdcs.measure_contents(gpa, &contents);
+    Ok(())
+}

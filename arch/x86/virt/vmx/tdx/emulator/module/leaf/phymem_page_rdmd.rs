@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! TDH.PHYMEM.PAGE.RDMD: tell who owns a page.
+
+use super::prelude::*;
+use crate::module::pamt::{
+    self,
+    PageType, //
+};
+
+pub(super) const INFO: LeafInfo = LeafInfo {
+    number: 24,
+    name: "PHYMEM.PAGE.RDMD",
+    locks: &[LeafLock::shared("page RCX", "RCX")],
+    ..LeafInfo::NEW
+};
+
+pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResult {
+    let pa = regs.rcx;
+    (regs.rcx, regs.rdx, regs.r8) = (0, 0, 0);
+    (regs.r9, regs.r10, regs.r11) = (0, 0, 0);
+
+    let page = pamt::lock_any(call, pa, Operand::Rcx, LockMode::Shared)?;
+    let page_type = page.page_type().unwrap_or(PageType::Rsvd);
+    regs.rcx = page_type as u64;
+    regs.rdx = page.owner();
+    regs.r8 = u64::from(page.level);
+    if matches!(page_type, PageType::Reg | PageType::Ept) {
+        regs.r9 = page.blocking_epoch();
+    }
+    Ok(())
+}

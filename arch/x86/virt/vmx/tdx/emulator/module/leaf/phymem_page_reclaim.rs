@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! TDH.PHYMEM.PAGE.RECLAIM: take a page of a TD that is torn down.
+
+use super::prelude::*;
+use crate::module::{
+    pamt::{
+        self,
+        PageType, //
+    },
+    td::{
+        LifeCycle,
+        LockedTd,
+        Td,
+        TdrField, //
+    },
+};
+
+pub(super) const INFO: LeafInfo = LeafInfo {
+    number: 28,
+    name: "PHYMEM.PAGE.RECLAIM",
+    locks: &[
+        LeafLock::exclusive("page RCX", "RCX"),
+        LeafLock::shared("TDR", "TDR"),
+    ],
+    ..LeafInfo::NEW
+};
+
+pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResult {
+    let pa = regs.rcx;
+    (regs.rcx, regs.rdx, regs.r8) = (0, 0, 0);
+    (regs.r9, regs.r10, regs.r11) = (0, 0, 0);
+
+    let page = pamt::lock_any(call, pa, Operand::Rcx, LockMode::Exclusive)?;
+    let page_type = match page.page_type() {
+        None | Some(PageType::Nda | PageType::Rsvd) => {
+            return Err(Status::PAGE_METADATA_INCORRECT.on(Operand::Rcx));
+        }
+        Some(page_type) => page_type,
+    };
+    regs.rcx = page_type as u64;
+    regs.rdx = page.owner();
+    regs.r8 = u64::from(page.level);
+    if page.pa != page.base() {
+        return Err(Status::OPERAND_INVALID.on(Operand::Rcx));
+    }
+
+    if page_type == PageType::Tdr {
+        let td = Td::new(call, page.pa);
+        check_teardown(&td)?;
+        if td.get(TdrField::Children) != 0 {
+            return Err(Status::TD_ASSOCIATED_PAGES_EXIST);
+        }
+        call.module.unlist_td(td.tdr);
+        page.free();
+    } else {
+        let td = LockedTd::lock_owner(call, page.owner(), LockMode::Shared)?;
+        check_teardown(&td)?;
+        td.remove_children(page.pages());
+        page.free();
+    }
+    Ok(())
+}
+
+fn check_teardown<P: Platform>(td: &Td<'_, P>) -> LeafResult {
+    if td.life_cycle() != LifeCycle::Teardown {
+        return Err(Status::LIFECYCLE_STATE_INCORRECT);
+    }
+    Ok(())
+}

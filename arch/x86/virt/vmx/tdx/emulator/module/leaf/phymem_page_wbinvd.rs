@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! TDH.PHYMEM.PAGE.WBINVD: write back the cache lines of a free page.
+
+use super::prelude::*;
+use crate::module::{
+    address::PAGE_SIZE,
+    pamt::{
+        self,
+        PageType, //
+    },
+};
+
+pub(super) const INFO: LeafInfo = LeafInfo {
+    number: 41,
+    name: "PHYMEM.PAGE.WBINVD",
+    locks: &[LeafLock::shared("page RCX", "RCX")],
+    ..LeafInfo::NEW
+};
+
+pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResult {
+    let platform = call.platform;
+
+    let aligned = address::is_aligned(regs.rcx, PAGE_SIZE);
+    let split = address::split(platform, regs.rcx).filter(|_| aligned);
+    let (pa, hkid) = split.ok_or(Status::OPERAND_INVALID.on(Operand::Rcx))?;
+    let _page = pamt::lock_explicit(call, pa, Operand::Rcx, 0, LockMode::Shared, PageType::Nda)?;
+    platform.flush_page(pa, hkid);
+    Ok(())
+}

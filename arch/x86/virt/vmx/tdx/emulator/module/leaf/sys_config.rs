@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! TDH.SYS.CONFIG: take the memory regions and the global key.
+
+use super::prelude::*;
+use crate::module::tdmr::{
+    TdmrInfo,
+    MAX_TDMRS, //
+};
+
+pub(super) const INFO: LeafInfo = LeafInfo {
+    number: 45,
+    name: "SYS.CONFIG",
+    early: true,
+    locks: &[LeafLock::exclusive("global", "")],
+    ..LeafInfo::NEW
+};
+
+/// The alignment of the descriptions of TDMRs and of the list of them.
+const ALIGN: u64 = 512;
+
+pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResult {
+    let (module, platform) = (call.module, call.platform);
+
+    let _global = module.lock_global(call, LockMode::Exclusive)?;
+    if module.sys_state() != SysState::InitDone || !module.all_lps_initialized(platform) {
+        return Err(Status::SYS_CONFIG_NOT_PENDING);
+    }
+    let Some(list) = address::shared(platform, regs.rcx, ALIGN) else {
+        return Err(Status::OPERAND_INVALID.on(Operand::Rcx));
+    };
+    if !(1..=MAX_TDMRS as u64).contains(&regs.rdx) {
+        return Err(Status::OPERAND_INVALID.on(Operand::Rdx));
+    }
+    let hkid = regs.r8 as u16;
+    if regs.r8 >> 16 != 0 || !address::is_private_hkid(platform, hkid) {
+        return Err(Status::OPERAND_INVALID.on(Operand::R8));
+    }
+
+    module.reserve_global_hkid(hkid);
+    module.tdmrs.clear();
+    let result = take_tdmrs(call, list, regs.rdx as u32);
+    if result.is_err() {
+        module.tdmrs.clear();
+        return result;
+    }
+    module.set_sys_state(SysState::ConfigDone);
+    Ok(())
+}
+
+fn take_tdmrs<P: Platform>(call: &Call<'_, P>, list: u64, count: u32) -> LeafResult {
+    let (module, platform) = (call.module, call.platform);
+    let mut previous: Option<TdmrInfo> = None;
+    for index in 0..count {
+        let slot = list.wrapping_add(u64::from(index).wrapping_mul(8));
+        let Some(pa) = address::shared(platform, platform.read64(slot), ALIGN) else {
+            return Err(Status::OPERAND_INVALID.on(Operand::Rcx));
+        };
+        let info = TdmrInfo::read(platform, pa);
+        info.check(platform, index, previous.as_ref())?;
+        info.check_pamts(platform, index, &module.tdmrs)?;
+        module.tdmrs.set(index as usize, &info);
+        previous = Some(info);
+    }
+    Ok(())
+}

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! TDH.SYS.INIT: initialise the module.
+
+use super::prelude::*;
+use crate::module::{
+    keys::KOT_ENTRIES,
+    tdmr, //
+};
+
+pub(super) const INFO: LeafInfo = LeafInfo {
+    number: 33,
+    name: "SYS.INIT",
+    early: true,
+    locks: &[LeafLock::exclusive("global", "")],
+    ..LeafInfo::NEW
+};
+
+/// The bit of `IA32_MISC_ENABLE` that makes CPUID stop at leaf 3.
+pub(super) const LIMIT_CPUID: u64 = 1 << 22;
+
+pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResult {
+    let (module, platform) = (call.module, call.platform);
+    let attributes = regs.rcx;
+    (regs.rcx, regs.rdx, regs.r8, regs.r9, regs.r10) = (0, 0, 0, 0, 0);
+
+    let _global = module.lock_global(call, LockMode::Exclusive)?;
+    if attributes != 0 {
+        return Err(Status::OPERAND_INVALID.on(Operand::Rcx));
+    }
+    if module.sys_state() != SysState::InitPending {
+        return Err(Status::SYS_INIT_NOT_PENDING);
+    }
+    let msrs = platform.msrs();
+    if msrs.misc_enable & LIMIT_CPUID != 0 {
+        return Err(Status::LIMIT_CPUID_MAXVAL_SET);
+    }
+    let keys = platform.keys();
+    let last_hkid = keys.mktme_keys.saturating_add(keys.tdx_keys);
+    if keys.tdx_keys == 0 || last_hkid as usize >= KOT_ENTRIES {
+        return Err(Status::NUM_ACTIVATED_HKIDS_NOT_SUPPORTED);
+    }
+    if !tdmr::cmrs_valid(platform) {
+        return Err(Status::CMR_LIST_INVALID);
+    }
+    platform.random64().ok_or(Status::RND_NO_ENTROPY)?;
+
+    module.sample_platform(platform);
+    module.set_sys_state(SysState::InitDone);
+    Ok(())
+}

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! TDH.SYS.LP.INIT: initialise the current processor.
+
+use super::prelude::*;
+use crate::module::{
+    keys::MAX_PACKAGES,
+    IA32_TSC_ADJUST, //
+};
+
+pub(super) const INFO: LeafInfo = LeafInfo {
+    number: 35,
+    name: "SYS.LP.INIT",
+    early: true,
+    locks: &[LeafLock::shared("global", "")],
+    ..LeafInfo::NEW
+};
+
+pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResult {
+    let (module, platform) = (call.module, call.platform);
+    (regs.rcx, regs.rdx, regs.r8) = (0, 0, 0);
+
+    let _global = module.lock_global(call, LockMode::Shared)?;
+    if module.sys_state() != SysState::InitDone {
+        return Err(Status::SYS_LP_INIT_NOT_PENDING);
+    }
+    let lp = platform.current_lp();
+    if module.lp_is_initialized(lp) {
+        return Err(Status::SYS_LP_INIT_DONE);
+    }
+    platform.random64().ok_or(Status::RND_NO_ENTROPY)?;
+    if !module.tsc_adjust_unchanged(platform) {
+        return Err(Status::INCONSISTENT_MSR.detail(IA32_TSC_ADJUST));
+    }
+    if platform.current_package() as usize >= MAX_PACKAGES {
+        return Err(Status::INVALID_PKG_ID);
+    }
+    module.set_lp_initialized(lp);
+    Ok(())
+}

@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! TDH.SYS.UPDATE: take over from a module that was shut down.
+
+use super::prelude::*;
+
+pub(super) const INFO: LeafInfo = LeafInfo {
+    number: 53,
+    name: "SYS.UPDATE",
+    early: true,
+    locks: &[LeafLock::exclusive("global", "")],
+    ..LeafInfo::NEW
+};
+
+pub(super) fn run<P: Platform>(call: &Call<'_, P>, _regs: &mut Regs) -> LeafResult {
+    let (module, platform) = (call.module, call.platform);
+
+    let _global = module.lock_global(call, LockMode::Exclusive)?;
+    if module.sys_state() != SysState::InitDone || !module.all_lps_initialized(platform) {
+        return Err(Status::SYS_STATE_INCORRECT);
+    }
+    // Nobody ever hands anything off to this module.
+    Err(Status::SYS_INVALID_HANDOFF)
+}

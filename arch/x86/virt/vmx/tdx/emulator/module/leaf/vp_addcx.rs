@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! TDH.VP.ADDCX: give a vCPU a page for its control structure.
+
+use super::prelude::*;
+use crate::module::{
+    address::PAGE_SIZE,
+    pamt::{
+        self,
+        PageType, //
+    },
+    vp::{
+        LockedVp,
+        VcpuState,
+        VpField,
+        MAX_TDVPS_PAGES, //
+    },
+};
+
+pub(super) const INFO: LeafInfo = LeafInfo {
+    number: 4,
+    name: "VP.ADDCX",
+    op_states: 0x082,
+    locks: &[
+        LeafLock::exclusive("TDVPR", "RDX"),
+        LeafLock::shared("TDR", "TDR"),
+        LeafLock::shared("OP_STATE", "OP_STATE"),
+        LeafLock::exclusive("page RCX", "RCX"),
+    ],
+    ..LeafInfo::NEW
+};
+
+pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResult {
+    let vp = LockedVp::lock(
+        call,
+        regs.rdx,
+        Operand::Rdx,
+        LockMode::Exclusive,
+        LockMode::Shared,
+    )?;
+    let _tdcs = vp.td.check_and_lock(INFO.op_states)?;
+    if vp.state() != VcpuState::Uninitialized {
+        return Err(Status::VCPU_STATE_INCORRECT);
+    }
+    if vp.get(VpField::Pages) >= MAX_TDVPS_PAGES {
+        return Err(Status::TDCX_NUM_INCORRECT);
+    }
+    let page = pamt::lock_free(call, regs.rcx, Operand::Rcx, 0)?;
+
+    call.platform.fill(page.pa, PAGE_SIZE, 0);
+    vp.add_page(page.pa);
+    vp.td.add_children(1);
+    page.assign(PageType::Tdcx, vp.td.tdr);
+    Ok(())
+}

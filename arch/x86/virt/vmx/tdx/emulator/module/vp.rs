@@ -1,0 +1,221 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A vCPU's control structure (TDVPS), whose root page is the TDVPR.
+
+use super::{
+    dispatch::Call,
+    locks::LockMode,
+    metadata,
+    pamt::{
+        self,
+        LockedPage,
+        PageType, //
+    },
+    platform::Platform,
+    status::{
+        Operand,
+        Status, //
+    },
+    td::{
+        LockedTd,
+        Tdcs,
+        TdcsField,
+        TDCS_ZERO_PAGE, //
+    },
+};
+
+/// The number of TDVPS pages without L2 VMs, the TDVPR included.
+pub(super) const BASE_TDVPS_PAGES: u64 = 6;
+/// The largest number of TDVPS pages.
+pub(super) const MAX_TDVPS_PAGES: u64 = 15;
+/// How many TDVPS pages each L2 VM adds.
+pub(super) const L2_TDVPS_PAGES: u64 = 3;
+
+/// The value of [`VpField::AssociatedLp`] that means none.
+pub(super) const NO_LP: u64 = u64::MAX;
+
+/// What a vCPU is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum VcpuState {
+    /// It is being built.
+    Uninitialized = 0,
+    /// It can be entered.
+    Ready = 2,
+    /// It runs.
+    Active = 4,
+    /// It cannot run any more.
+    Disabled = 8,
+}
+
+impl VcpuState {
+    const fn from_raw(raw: u64) -> Self {
+        match raw {
+            0 => VcpuState::Uninitialized,
+            2 => VcpuState::Ready,
+            4 => VcpuState::Active,
+            _ => VcpuState::Disabled,
+        }
+    }
+}
+
+/// A field of a vCPU, by its offset in the TDVPR.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub(super) enum VpField {
+    State = 0x00,
+    /// The processor that may have the vCPU's state in its caches, or [`NO_LP`].
+    AssociatedLp = 0x08,
+    /// The number of pages, the TDVPR included.
+    Pages = 0x10,
+    Index = 0x18,
+    /// The TD epoch of the last entry.
+    Epoch = 0x20,
+    /// How the last run ended: 0 fault-like, 1 trap-like, 2 by TDVMCALL.
+    LastExit = 0x28,
+    LastExitTsc = 0x30,
+    X2apicId = 0x38,
+    /// Where the further pages are, up to [`MAX_TDVPS_PAGES`] of them.
+    Tdcx = 0x40,
+    PostedInterruptVector = 0x100,
+    PostedInterruptDescriptor = 0x108,
+    PinControls = 0x110,
+    SharedEptPointer = 0x118,
+    SecondaryControls = 0x120,
+    NotifyWindow = 0x128,
+    PendingNmi = 0x130,
+    GuestRbx = 0x200,
+    GuestRcx = 0x208,
+    GuestRdx = 0x210,
+    GuestRsi = 0x218,
+    GuestR8 = 0x220,
+}
+
+/// A vCPU whose TDVPR is locked, and its TD with it.
+pub(super) struct LockedVp<'c, P: Platform> {
+    call: &'c Call<'c, P>,
+    tdvpr: u64,
+    /// The TD.
+    pub(super) td: LockedTd<'c, P>,
+    _page: LockedPage<'c, P>,
+}
+
+impl<'c, P: Platform> LockedVp<'c, P> {
+    /// Locks the vCPU whose TDVPR an operand names, then the TD that owns it.
+    pub(super) fn lock(
+        call: &'c Call<'c, P>,
+        tdvpr: u64,
+        operand: Operand,
+        mode: LockMode,
+        td_mode: LockMode,
+    ) -> Result<Self, Status> {
+        let page = pamt::lock_explicit(call, tdvpr, operand, 0, mode, PageType::Tdvpr)?;
+        let td = LockedTd::lock_owner(call, page.owner(), td_mode)?;
+        Ok(Self {
+            call,
+            tdvpr,
+            td,
+            _page: page,
+        })
+    }
+
+    /// The TDVPR.
+    pub(super) fn tdvpr(&self) -> u64 {
+        self.tdvpr
+    }
+
+    fn field_pa(&self, field: VpField) -> u64 {
+        self.tdvpr.wrapping_add(field as u64)
+    }
+
+    /// Reads a field.
+    pub(super) fn get(&self, field: VpField) -> u64 {
+        self.call.platform.read64(self.field_pa(field))
+    }
+
+    /// Writes a field.
+    pub(super) fn set(&self, field: VpField, value: u64) {
+        self.call.platform.write64(self.field_pa(field), value);
+    }
+
+    pub(super) fn state(&self) -> VcpuState {
+        VcpuState::from_raw(self.get(VpField::State))
+    }
+
+    pub(super) fn set_state(&self, state: VcpuState) {
+        self.set(VpField::State, state as u64);
+    }
+
+    /// The page of that index; 0 is the TDVPR.
+    pub(super) fn page(&self, index: u64) -> u64 {
+        let Some(index) = index.checked_sub(1) else {
+            return self.tdvpr;
+        };
+        let offset = index.min(MAX_TDVPS_PAGES).wrapping_mul(8);
+        let pa = self.field_pa(VpField::Tdcx);
+        self.call.platform.read64(pa.wrapping_add(offset))
+    }
+
+    /// Sets the VMCS fields that the host can change to what they are at first.
+    pub(super) fn init_vmcs(&self, tdcs: &Tdcs<'_, P>) {
+        self.set(VpField::PostedInterruptVector, 0xffff);
+        self.set(VpField::PostedInterruptDescriptor, u64::MAX);
+        let zero_page = tdcs.td().tdcs_page(TDCS_ZERO_PAGE);
+        let zero_page = metadata::with_hkid(tdcs, zero_page);
+        self.set(VpField::SharedEptPointer, zero_page);
+    }
+
+    /// Appends a page.
+    pub(super) fn add_page(&self, page: u64) {
+        let count = self
+            .get(VpField::Pages)
+            .clamp(1, MAX_TDVPS_PAGES.wrapping_sub(1));
+        let pa = self.field_pa(VpField::Tdcx);
+        let offset = count.wrapping_sub(1).wrapping_mul(8);
+        self.call.platform.write64(pa.wrapping_add(offset), page);
+        self.set(VpField::Pages, count.wrapping_add(1));
+    }
+
+    /// Checks that the vCPU has all its pages.
+    pub(super) fn check_complete(&self, tdcs: &Tdcs<'_, P>) -> Result<(), Status> {
+        let l2_vms = tdcs.get(TdcsField::NumL2Vms).min(3);
+        let needed = l2_vms
+            .wrapping_mul(L2_TDVPS_PAGES)
+            .wrapping_add(BASE_TDVPS_PAGES);
+        if self.get(VpField::Pages) < needed {
+            return Err(Status::TDCX_NUM_INCORRECT);
+        }
+        Ok(())
+    }
+
+    /// Associates the vCPU with the current processor.
+    ///
+    /// This stays even if the leaf fails later.
+    pub(super) fn associate(&self, tdcs: &Tdcs<'_, P>, disabled_too: bool) -> Result<(), Status> {
+        match self.state() {
+            VcpuState::Ready => {}
+            VcpuState::Disabled if disabled_too => {}
+            _ => return Err(Status::VCPU_STATE_INCORRECT),
+        }
+        let platform = self.call.platform;
+        let lp = u64::from(platform.current_lp());
+        match platform.cas64(self.field_pa(VpField::AssociatedLp), NO_LP, lp) {
+            Ok(_) => {
+                tdcs.fetch_add(TdcsField::NumAssociated, 1);
+                Ok(())
+            }
+            Err(now) if now == lp => Ok(()),
+            Err(_) => Err(Status::VCPU_ASSOCIATED),
+        }
+    }
+
+    /// Ends the association with the current processor.
+    pub(super) fn dissociate(&self, tdcs: &Tdcs<'_, P>) -> Result<(), Status> {
+        let platform = self.call.platform;
+        let lp = u64::from(platform.current_lp());
+        let former = platform.cas64(self.field_pa(VpField::AssociatedLp), lp, NO_LP);
+        former.map_err(|_| Status::VCPU_NOT_ASSOCIATED)?;
+        tdcs.fetch_add(TdcsField::NumAssociated, u64::MAX);
+        Ok(())
+    }
+}
