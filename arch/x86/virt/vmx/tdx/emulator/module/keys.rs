@@ -158,9 +158,10 @@ impl WriteBack {
     /// Notes the HKIDs that wait for a write-back. Returns whether there are any.
     pub(super) fn collect(&self, kot: &KeyOwnershipTable) -> bool {
         let mut any = false;
-        for (bits, entries) in self.hkids.iter().zip(kot.entries.chunks(64)) {
+        for (word, bits) in self.hkids.iter().enumerate() {
             let mut waiting = 0u64;
-            for (bit, entry) in entries.iter().enumerate() {
+            let entries = kot.entries.iter().skip(word.wrapping_mul(64)).take(64);
+            for (bit, entry) in entries.enumerate() {
                 let entry = KotEntry::decode(entry.load(Ordering::Acquire));
                 waiting |= u64::from(entry.state == KotState::Flushed) << (bit & 63);
             }
