@@ -28,7 +28,7 @@ use kernel::{
 ///
 /// `profile` must point at a terminated string.
 #[export]
-pub unsafe extern "C" fn tdx_emulator_start(profile: *const c_char) -> c_int {
+pub(crate) unsafe extern "C" fn tdx_emulator_start(profile: *const c_char) -> c_int {
     // SAFETY: By the function's safety requirements.
     let profile = unsafe { CStr::from_char_ptr(profile) };
 
@@ -79,7 +79,7 @@ registers! {
 ///
 /// `regs` must point at the registers of an exception in progress, which nothing else accesses.
 #[export]
-pub unsafe extern "C" fn tdx_emulator_seamcall(regs: *mut bindings::pt_regs) -> bool {
+pub(crate) unsafe extern "C" fn tdx_emulator_seamcall(regs: *mut bindings::pt_regs) -> bool {
     // SAFETY: By the function's safety requirements.
     let pt_regs = unsafe { &mut *regs };
     let mut regs = load(pt_regs);
@@ -97,7 +97,7 @@ pub unsafe extern "C" fn tdx_emulator_seamcall(regs: *mut bindings::pt_regs) -> 
 ///
 /// `m` must point at a `struct seq_file` that nothing else accesses.
 #[export]
-pub unsafe extern "C" fn tdx_emulator_show_leaves(m: *mut bindings::seq_file) {
+pub(crate) unsafe extern "C" fn tdx_emulator_show_leaves(m: *mut bindings::seq_file) {
     // SAFETY: By the function's safety requirements.
     crate::show::leaves(unsafe { SeqFile::from_raw(m) });
 }
@@ -108,7 +108,7 @@ pub unsafe extern "C" fn tdx_emulator_show_leaves(m: *mut bindings::seq_file) {
 ///
 /// `m` must point at a `struct seq_file` that nothing else accesses.
 #[export]
-pub unsafe extern "C" fn tdx_emulator_show_tds(m: *mut bindings::seq_file) {
+pub(crate) unsafe extern "C" fn tdx_emulator_show_tds(m: *mut bindings::seq_file) {
     // SAFETY: By the function's safety requirements.
     crate::show::tds(unsafe { SeqFile::from_raw(m) });
 }
@@ -119,7 +119,7 @@ pub unsafe extern "C" fn tdx_emulator_show_tds(m: *mut bindings::seq_file) {
 ///
 /// `m` must point at a `struct seq_file` that nothing else accesses.
 #[export]
-pub unsafe extern "C" fn tdx_emulator_show_accounting(m: *mut bindings::seq_file) {
+pub(crate) unsafe extern "C" fn tdx_emulator_show_accounting(m: *mut bindings::seq_file) {
     // SAFETY: By the function's safety requirements.
     crate::show::accounting(unsafe { SeqFile::from_raw(m) });
 }
