@@ -553,7 +553,12 @@ pub(super) fn write_vp<P: Platform>(
     let old = vp.get(writable.field) & writable.width;
     let new = (old & !mask | value & mask) & writable.width;
     let invalid = Status::METADATA_FIELD_VALUE_NOT_VALID;
-    if (old ^ new) & !writable.mask != 0 {
+    // A field that was never set has no bits to keep.
+    let kept = match writable.field {
+        VpField::PostedInterruptVector | VpField::PostedInterruptDescriptor => 0,
+        _ => old,
+    };
+    if (kept ^ new) & !writable.mask != 0 {
         return Err(invalid);
     }
     let platform = tdcs.call().platform;
