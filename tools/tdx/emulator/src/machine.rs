@@ -1,0 +1,405 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! A machine for the module to run on: sparse memory, processors, keys.
+
+use crate::module::{
+    Event,
+    GuestExit,
+    GuestVcpu,
+    HostMsrs,
+    KeyPartition,
+    KeyProgram,
+    LockRecord,
+    MemoryRange,
+    PhysicalLayout,
+    Platform, //
+};
+use sha2::block_api::compress512;
+use std::{
+    collections::{
+        HashMap,
+        VecDeque, //
+    },
+    sync::{
+        Mutex,
+        MutexGuard, //
+    },
+};
+
+const PAGE: usize = 4096;
+
+/// What does not change about a machine.
+#[derive(Clone)]
+pub struct Config {
+    /// How physical addresses are divided.
+    pub layout: PhysicalLayout,
+    /// How HKIDs are divided.
+    pub keys: KeyPartition,
+    /// The convertible memory ranges.
+    pub cmrs: Vec<MemoryRange>,
+    /// The range reserved for SEAM.
+    pub seam: Option<MemoryRange>,
+    /// The package of each processor.
+    pub packages: Vec<u32>,
+    /// The frequency of the time-stamp counter.
+    pub tsc_hz: u64,
+    /// The native CPUID.
+    pub cpuid: fn(u32, u32) -> [u32; 4],
+}
+
+/// What tests change about a machine.
+#[derive(Clone, Debug)]
+pub struct Conditions {
+    /// Whether there is entropy.
+    pub entropy: bool,
+    /// What PCONFIG answers.
+    pub program_key: KeyProgram,
+    /// Whether an interrupt waits.
+    pub interrupt_pending: bool,
+    /// The model-specific registers.
+    pub msrs: HostMsrs,
+    /// The time-stamp counter.
+    pub tsc: u64,
+    /// How far the time-stamp counter moves each time it is read.
+    pub tsc_step: u64,
+    /// How guests exit, in order. When there is nothing left, guests cannot run.
+    pub guest_exits: VecDeque<GuestExit>,
+}
+
+/// A machine. [`lp`](Self::lp) is a processor of it, which is what a module runs on.
+pub struct Machine {
+    config: Config,
+    memory: Mutex<HashMap<u64, Box<[u8; PAGE]>>>,
+    conditions: Mutex<Conditions>,
+    events: Mutex<Vec<Event>>,
+    random: Mutex<u64>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|error| error.into_inner())
+}
+
+impl Machine {
+    /// A machine whose memory is all zero.
+    pub fn new(config: Config) -> Self {
+        let msrs = HostMsrs {
+            tsc_adjust: 0,
+            misc_enable: 0x4_0001,
+            arch_capabilities: 0x138_fdfb,
+            has_tsx_ctrl: true,
+            xfam: 0x6_dbe7,
+        };
+        Self {
+            config,
+            memory: Mutex::default(),
+            conditions: Mutex::new(Conditions {
+                entropy: true,
+                program_key: KeyProgram::Done,
+                interrupt_pending: false,
+                msrs,
+                tsc: 0,
+                tsc_step: 1000,
+                guest_exits: VecDeque::new(),
+            }),
+            events: Mutex::default(),
+            random: Mutex::new(0x9e37_79b9_7f4a_7c15),
+        }
+    }
+
+    /// What does not change about the machine.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// What tests change about the machine.
+    pub fn conditions(&self) -> MutexGuard<'_, Conditions> {
+        lock(&self.conditions)
+    }
+
+    /// The processor of that index.
+    pub fn lp(&self, index: u32) -> Lp<'_> {
+        Lp {
+            machine: self,
+            index,
+        }
+    }
+
+    /// What leaves did since this was last called.
+    pub fn take_events(&self) -> Vec<Event> {
+        std::mem::take(&mut lock(&self.events))
+    }
+
+    /// The locks that are held, by the events since they were last taken.
+    pub fn held_locks(events: &[Event]) -> Vec<LockRecord> {
+        let mut held = Vec::new();
+        for event in events {
+            match event {
+                Event::LockTaken(record) => held.push(*record),
+                Event::LockReleased(record) => {
+                    let place = held.iter().rposition(|other| other == record);
+                    held.remove(place.expect("a lock is released that nobody took"));
+                }
+                _ => {}
+            }
+        }
+        held
+    }
+
+    /// A copy of all memory that was ever touched.
+    pub fn snapshot(&self) -> HashMap<u64, Box<[u8; PAGE]>> {
+        let memory = lock(&self.memory);
+        let zero = [0; PAGE];
+        let touched = memory.iter().filter(|(_, page)| ***page != zero);
+        touched
+            .map(|(frame, page)| (*frame, page.clone()))
+            .collect()
+    }
+
+    fn exists(&self, pa: u64) -> bool {
+        let inside = |cmr: &MemoryRange| pa.wrapping_sub(cmr.base) < cmr.size;
+        self.config.cmrs.iter().any(inside)
+    }
+
+    fn with_page<T>(&self, pa: u64, f: impl FnOnce(&mut [u8; PAGE]) -> T) -> T {
+        if !self.exists(pa) {
+            return f(&mut [0xff; PAGE]);
+        }
+        let mut memory = lock(&self.memory);
+        let page = memory.entry(pa / PAGE as u64);
+        f(page.or_insert_with(|| Box::new([0; PAGE])))
+    }
+
+    /// Reads memory of any size.
+    pub fn read_bytes(&self, pa: u64, len: usize) -> Vec<u8> {
+        (0..len as u64)
+            .map(|offset| {
+                let pa = pa + offset;
+                self.with_page(pa, |page| page[pa as usize % PAGE])
+            })
+            .collect()
+    }
+
+    /// Writes memory of any size.
+    pub fn write_bytes(&self, pa: u64, bytes: &[u8]) {
+        for (offset, byte) in (0..).zip(bytes) {
+            let pa: u64 = pa + offset;
+            self.with_page(pa, |page| page[pa as usize % PAGE] = *byte);
+        }
+    }
+}
+
+/// A processor of a [`Machine`].
+#[derive(Clone, Copy)]
+pub struct Lp<'a> {
+    machine: &'a Machine,
+    index: u32,
+}
+
+fn word(page: &mut [u8; PAGE], pa: u64) -> &mut [u8; 8] {
+    assert_eq!(pa % 8, 0, "unaligned access to {pa:#x}");
+    let offset = pa as usize % PAGE;
+    (&mut page[offset..offset + 8]).try_into().unwrap()
+}
+
+fn part(page: &mut [u8; PAGE], pa: u64, len: usize) -> &mut [u8] {
+    let offset = pa as usize % PAGE;
+    assert!(offset + len <= PAGE, "{pa:#x}+{len:#x} crosses a page");
+    &mut page[offset..offset + len]
+}
+
+impl Platform for Lp<'_> {
+    fn read64(&self, pa: u64) -> u64 {
+        let value = self.machine.with_page(pa, |page| *word(page, pa));
+        u64::from_le_bytes(value)
+    }
+
+    fn write64(&self, pa: u64, value: u64) {
+        self.machine
+            .with_page(pa, |page| *word(page, pa) = value.to_le_bytes());
+    }
+
+    fn cas64(&self, pa: u64, current: u64, new: u64) -> Result<u64, u64> {
+        self.machine.with_page(pa, |page| {
+            let word = word(page, pa);
+            let value = u64::from_le_bytes(*word);
+            if value != current {
+                return Err(value);
+            }
+            *word = new.to_le_bytes();
+            Ok(value)
+        })
+    }
+
+    fn read(&self, pa: u64, buffer: &mut [u8]) {
+        self.machine.with_page(pa, |page| {
+            buffer.copy_from_slice(part(page, pa, buffer.len()))
+        });
+    }
+
+    fn write(&self, pa: u64, bytes: &[u8]) {
+        self.machine.with_page(pa, |page| {
+            part(page, pa, bytes.len()).copy_from_slice(bytes)
+        });
+    }
+
+    fn fill(&self, pa: u64, len: u64, byte: u8) {
+        self.machine
+            .with_page(pa, |page| part(page, pa, len as usize).fill(byte));
+    }
+
+    fn copy_page(&self, to: u64, from: u64) {
+        let copy = self.machine.with_page(from, |page| *page);
+        self.machine.with_page(to, |page| *page = copy);
+    }
+
+    fn cmr(&self, index: usize) -> Option<MemoryRange> {
+        self.machine.config.cmrs.get(index).copied()
+    }
+
+    fn seam_range(&self) -> Option<MemoryRange> {
+        self.machine.config.seam
+    }
+
+    fn layout(&self) -> PhysicalLayout {
+        self.machine.config.layout
+    }
+
+    fn keys(&self) -> KeyPartition {
+        self.machine.config.keys
+    }
+
+    fn current_lp(&self) -> u32 {
+        self.index
+    }
+
+    fn lp_count(&self) -> u32 {
+        self.machine.config.packages.len() as u32
+    }
+
+    fn current_package(&self) -> u32 {
+        self.machine.config.packages[self.index as usize]
+    }
+
+    fn package_count(&self) -> u32 {
+        let last = self.machine.config.packages.iter().max();
+        last.map_or(0, |last| last + 1)
+    }
+
+    fn random64(&self) -> Option<u64> {
+        if !self.machine.conditions().entropy {
+            return None;
+        }
+        let mut random = lock(&self.machine.random);
+        // xorshift
+        *random ^= *random << 13;
+        *random ^= *random >> 7;
+        *random ^= *random << 17;
+        Some(*random)
+    }
+
+    fn tsc(&self) -> u64 {
+        let mut conditions = self.machine.conditions();
+        conditions.tsc += conditions.tsc_step;
+        conditions.tsc
+    }
+
+    fn tsc_hz(&self) -> u64 {
+        self.machine.config.tsc_hz
+    }
+
+    fn cpuid(&self, leaf: u32, subleaf: u32) -> [u32; 4] {
+        (self.machine.config.cpuid)(leaf, subleaf)
+    }
+
+    fn msrs(&self) -> HostMsrs {
+        self.machine.conditions().msrs
+    }
+
+    fn sha384_blocks(&self, state: &mut [u64; 8], blocks: &[u8]) {
+        assert_eq!(blocks.len() % 128, 0, "not whole blocks");
+        for block in blocks.chunks_exact(128) {
+            let block = block.try_into().expect("a chunk has 128 bytes");
+            compress512(state, &[block]);
+        }
+    }
+
+    fn program_key(&self, _hkid: u16) -> KeyProgram {
+        self.machine.conditions().program_key
+    }
+
+    fn interrupt_pending(&self) -> bool {
+        self.machine.conditions().interrupt_pending
+    }
+
+    fn enter_guest(&self, _vcpu: &GuestVcpu) -> GuestExit {
+        let exit = self.machine.conditions().guest_exits.pop_front();
+        exit.unwrap_or(GuestExit::Unsupported)
+    }
+
+    fn observe(&self, event: Event) {
+        lock(&self.machine.events).push(event);
+    }
+}
+
+/// The native CPUID of a server processor with all that TDX knows of.
+pub fn server_cpuid(leaf: u32, subleaf: u32) -> [u32; 4] {
+    match (leaf, subleaf) {
+        (0, _) => [0x23, 0x756e_6547, 0x6c65_746e, 0x4965_6e69],
+        (1, _) => [0x8_06f8, 0x20_0800, 0xf7ff_ffbf, 0xbfeb_fbff],
+        (4, 0) => [0x7c00_4121, 0x2c0_003f, 0x3f, 0],
+        (4, 1) => [0x7c00_4122, 0x1c0_003f, 0x3f, 0],
+        (4, 2) => [0x7c00_4143, 0x3c0_003f, 0x7ff, 0],
+        (4, 3) => [0x7c0f_c163, 0x380_003f, 0x1_bfff, 4],
+        (5, _) => [0x40, 0x40, 3, 0x2020],
+        (7, 0) => [2, 0xf3bf_bffb, 0xfb41_7f6e, 0xffdd_4432],
+        (7, 1) => [0x1d30, 0, 0, 0],
+        (7, 2) => [0, 0, 0, 0x3f],
+        (0xa, _) => [0x830_0805, 0, 0xf, 0x8604],
+        (0xd, 0) => [0x6_02e7, 0x2b00, 0x2b00, 0],
+        (0xd, 1) => [0x1f, 0x2b00, 0xd900, 0],
+        (0xd, 2) => [0x100, 0x240, 0, 0],
+        (0xd, 5) => [0x40, 0x440, 0, 0],
+        (0xd, 6) => [0x200, 0x480, 0, 0],
+        (0xd, 7) => [0x400, 0x680, 0, 0],
+        (0xd, 8) => [0x80, 0, 1, 0],
+        (0xd, 9) => [8, 0xa80, 0, 0],
+        (0xd, 11) => [0x10, 0, 1, 0],
+        (0xd, 12) => [0x18, 0, 1, 0],
+        (0xd, 14) => [0x30, 0, 3, 0],
+        (0xd, 15) => [0x328, 0, 1, 0],
+        (0xd, 17) => [0x40, 0xac0, 2, 0],
+        (0xd, 18) => [0x2000, 0xb00, 6, 0],
+        (0x14, 0) => [1, 0, 0, 0],
+        (0x8000_0000, _) => [0x8000_0008, 0, 0, 0],
+        (0x8000_0001, _) => [0, 0, 0x121, 0x2c10_0800],
+        (0x8000_0007, _) => [0, 0, 0, 0x100],
+        (0x8000_0008, _) => [0x3934, 0x200, 0, 0],
+        _ => [0; 4],
+    }
+}
+
+/// The machine of the recorded behaviour: 46 address bits, 31 MK-TME and 32 TDX keys, two
+/// processors in each of `packages` packages.
+pub fn server(packages: u32) -> Machine {
+    Machine::new(Config {
+        layout: PhysicalLayout {
+            address_bits: 46,
+            hkid_bits: 6,
+        },
+        keys: KeyPartition {
+            mktme_keys: 31,
+            tdx_keys: 32,
+        },
+        cmrs: vec![MemoryRange {
+            base: 0x100_0000,
+            size: 0xff00_0000,
+        }],
+        seam: Some(MemoryRange {
+            base: 0xff_f000_0000,
+            size: 0x200_0000,
+        }),
+        packages: (0..packages).flat_map(|package| [package; 2]).collect(),
+        tsc_hz: 2_000_000_000,
+        cpuid: server_cpuid,
+    })
+}
