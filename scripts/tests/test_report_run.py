@@ -35,6 +35,8 @@ TDXVM = {
 PARTS = {
     "uname": ["Linux 7.3.4 #1 SMP x86_64"],
     "tdx_rust": ["Y"],
+    "tainted": ["262144"],
+    "lockdep_stats": [" debug_locks:                             1"],
     "bringup": ["virt/tdx: TDX-Module initialized"],
     "served-before": ["rust=1 c=2"],
     "served-after": ["rust=6 c=2"],
@@ -73,6 +75,9 @@ class Report(unittest.TestCase):
             (lambda parts, tdxvm, boot: boot.clear(), ["kernel"]),
             (lambda parts, tdxvm, boot: boot.update(splats=["WARNING: x"]), ["kernel"]),
             (lambda parts, tdxvm, boot: boot.update(timed_out=True), ["kernel"]),
+            (changes("tainted", ["262656"]), ["kernel"]),
+            (changes("lockdep_stats", [" debug_locks:    0"]), ["kernel"]),
+            (changes("lockdep_stats", []), ["kernel"]),
             (changes("bringup", ["virt/tdx: BIOS enabled"]), ["bring-up"]),
             (changes("served-after", ["rust=1 c=7"]), ["served"]),
             (changes("served-after", ["rust=5 c=3"]), ["served"]),
