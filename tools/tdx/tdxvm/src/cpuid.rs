@@ -99,10 +99,8 @@ fn find(entries: &[kvm_cpuid_entry2], function: u32, index: u32) -> Option<kvm_c
 pub fn choose_xfam(supported_xfam: u64, supported: &[kvm_cpuid_entry2]) -> u64 {
     let leaf = |index| find(supported, 0xd, index).unwrap_or_default();
     let (xcr0, xss) = (leaf(0), leaf(1));
-    let usable = u64::from(xcr0.eax)
-        | u64::from(xcr0.edx) << 32
-        | u64::from(xss.ecx)
-        | u64::from(xss.edx) << 32;
+    let wide = |low, high| u64::from(low) | (u64::from(high) << 32);
+    let usable = wide(xcr0.eax, xcr0.edx) | wide(xss.ecx, xss.edx);
     let mut xfam = supported_xfam & usable;
     for (group, needs) in XFAM_GROUPS {
         if xfam & group != *group || xfam & needs != *needs {
@@ -139,17 +137,24 @@ pub fn choose_cpuid(
         .collect()
 }
 
+/// Puts a number into a field of a register, or the largest that fits.
+fn with_bits(register: u32, shift: u32, width: u32, value: u32) -> u32 {
+    let largest = (1 << width) - 1;
+    (register & !(largest << shift)) | (value.min(largest) << shift)
+}
+
 /// Replaces what a leaf says of the host by what holds for the TD.
 fn describe_td(entry: &mut kvm_cpuid_entry2, vcpus: u32) {
     match (entry.function, entry.index) {
         (0x1, _) => {
-            entry.ebx = entry.ebx & !0x00ff_0000 | vcpus.min(0xff) << 16;
+            entry.ebx = with_bits(entry.ebx, 16, 8, vcpus);
         }
         // Each core has its own first and second level cache, all share the third.
         (0x4, _) if entry.eax & 0x1f != 0 => {
-            let level = entry.eax >> 5 & 0x7;
+            let level = (entry.eax >> 5) & 0x7;
             let sharing = if level >= 3 { vcpus - 1 } else { 0 };
-            entry.eax = entry.eax & 0x3fff | sharing.min(0xfff) << 14 | (vcpus - 1).min(0x3f) << 26;
+            entry.eax = with_bits(entry.eax, 14, 12, sharing);
+            entry.eax = with_bits(entry.eax, 26, 6, vcpus - 1);
         }
         // The TDX module has TSX only together with an MSR, KVM refuses it and WAITPKG.
         (0x7, 0) => {
@@ -169,11 +174,11 @@ fn describe_td(entry: &mut kvm_cpuid_entry2, vcpus: u32) {
             };
             entry.eax = shift;
             entry.ebx = count;
-            entry.ecx = if kind == 0 { 0 } else { kind << 8 | level };
+            entry.ecx = if kind == 0 { 0 } else { (kind << 8) | level };
             entry.edx = 0;
         }
         (0x8000_0008, _) => {
-            entry.eax = entry.eax & !0x00ff_0000 | GPA_BITS << 16;
+            entry.eax = with_bits(entry.eax, 16, 8, GPA_BITS);
         }
         _ => {}
     }
@@ -190,7 +195,7 @@ pub fn vcpu_cpuid(
     let mut entries = td.to_vec();
     for entry in &mut entries {
         match entry.function {
-            0x1 => entry.ebx = entry.ebx & 0x00ff_ffff | (id & 0xff) << 24,
+            0x1 => entry.ebx = with_bits(entry.ebx, 24, 8, id & 0xff),
             0xb | 0x1f => entry.edx = id,
             _ => {}
         }
@@ -250,7 +255,7 @@ mod tests {
         assert_eq!(one.ecx, 0x3104_4d88);
 
         let seven = find(&chosen, 0x7, 0).unwrap();
-        assert_eq!(seven.ebx, 0xdc2b_9b18 & !(1 << 4 | 1 << 11));
+        assert_eq!(seven.ebx, 0xdc2b_9b18 & !((1 << 4) | (1 << 11)));
         assert_eq!(seven.ecx, 0x0241_7f65 & !(1 << 5));
         assert_eq!(seven.flags, KVM_CPUID_FLAG_SIGNIFCANT_INDEX);
 
@@ -268,7 +273,7 @@ mod tests {
         let cache = |index| find(&chosen, 0x4, index).unwrap();
         // Level 1: of its own; level 3: shared by all four. Four cores in any case.
         assert_eq!(cache(0).eax >> 14, 3 << 12);
-        assert_eq!(cache(2).eax >> 14, 3 << 12 | 3);
+        assert_eq!(cache(2).eax >> 14, (3 << 12) | 3);
         // A cache that is not there stays so.
         assert_eq!(
             find(&choose_cpuid(&module_leaves(), &[], 4), 4, 3)

@@ -155,7 +155,7 @@ impl RunError {
 fn ioctl_advice(step: &str, error: IoctlError) -> &'static str {
     if error
         .status()
-        .is_some_and(|status| status.0 >> 40 & 0xff == 0xff)
+        .is_some_and(|status| (status.0 >> 40) & 0xff == 0xff)
     {
         return "the TDX module cannot be called: see `dmesg | grep -i tdx`";
     }
