@@ -4,8 +4,8 @@
 //!
 //! The module itself cannot run guests. It checks all that a real module checks and then asks the
 //! platform. A platform that cannot run guests either makes the leaf answer
-//! `TDX_NON_RECOVERABLE_VCPU` with [`CANNOT_RUN`], which ends KVM_RUN with an unexpected exit that
-//! shows this status; the vCPU stays as it was.
+//! `TDX_NON_RECOVERABLE_VCPU` with [`CANNOT_RUN`], which ends KVM_RUN with `KVM_EXIT_FAIL_ENTRY`;
+//! the vCPU stays as it was.
 
 use super::{
     prelude::*,
@@ -40,7 +40,10 @@ pub(super) const INFO: LeafInfo = LeafInfo {
 };
 
 /// The exit reason of a vCPU that nobody can run: entry failed because of the guest's state.
-const CANNOT_RUN: u32 = 33;
+///
+/// Without bit 31, the mark of an entry that failed, Linux would look for the guest's RIP, which it
+/// must not have.
+const CANNOT_RUN: u32 = 1 << 31 | 33;
 /// The exit reason of a triple fault.
 const TRIPLE_FAULT: u32 = 2;
 /// The exit reasons of an EPT violation and of an EPT misconfiguration.
