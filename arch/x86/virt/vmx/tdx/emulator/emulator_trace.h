@@ -23,6 +23,9 @@ TRACE_EVENT(seamcall,
 		__field(u64, r8)
 		__field(u64, r9)
 		__field(u64, rax)
+		__field(u64, out_rcx)
+		__field(u64, out_rdx)
+		__field(u64, out_r8)
 		__field(u64, ticks)
 		__string_len(name, call->name, call->name_len)
 		__string_len(locks, call->locks, call->locks_len)
@@ -37,15 +40,19 @@ TRACE_EVENT(seamcall,
 		__entry->r8 = call->r8;
 		__entry->r9 = call->r9;
 		__entry->rax = call->status;
+		__entry->out_rcx = call->out_rcx;
+		__entry->out_rdx = call->out_rdx;
+		__entry->out_r8 = call->out_r8;
 		__entry->ticks = call->ticks;
 		__assign_str(name);
 		__assign_str(locks);
 	),
 
-	TP_printk("leaf=%u version=%u name=%s rcx=0x%llx rdx=0x%llx r8=0x%llx r9=0x%llx rax=0x%llx lp=%u locks=%s ticks=%llu",
+	TP_printk("leaf=%u version=%u name=%s rcx=0x%llx rdx=0x%llx r8=0x%llx r9=0x%llx rax=0x%llx lp=%u locks=%s ticks=%llu out_rcx=0x%llx out_rdx=0x%llx out_r8=0x%llx",
 		  __entry->leaf, __entry->version, __get_str(name),
 		  __entry->rcx, __entry->rdx, __entry->r8, __entry->r9,
-		  __entry->rax, __entry->lp, __get_str(locks), __entry->ticks)
+		  __entry->rax, __entry->lp, __get_str(locks), __entry->ticks,
+		  __entry->out_rcx, __entry->out_rdx, __entry->out_r8)
 );
 
 #endif /* _X86_VIRT_TDX_EMULATOR_TRACE_H */

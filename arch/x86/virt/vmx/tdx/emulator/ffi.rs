@@ -261,14 +261,17 @@ fn traced() -> bool {
 }
 
 /// Reports a SEAMCALL to the tracepoint.
-pub(crate) fn trace(before: &Regs, status: u64, ticks: u64, name: &str, locks: &str) {
+pub(crate) fn trace(before: &Regs, after: &Regs, ticks: u64, name: &str, locks: &str) {
     let call = bindings::tdx_emulator_call {
         rax: before.rax,
         rcx: before.rcx,
         rdx: before.rdx,
         r8: before.r8,
         r9: before.r9,
-        status,
+        status: after.rax,
+        out_rcx: after.rcx,
+        out_rdx: after.rdx,
+        out_r8: after.r8,
         ticks,
         lp: lp(),
         name_len: name.len() as u32,

@@ -121,7 +121,7 @@ impl fmt::Display for Shown<'_> {
 
 /// Reports a call to the tracepoint. Not inlined, for its buffer is large.
 #[inline(never)]
-pub(crate) fn trace(machine: &Machine, before: &Regs, outcome: &Outcome, status: Status) {
+pub(crate) fn trace(machine: &Machine, before: &Regs, after: &Regs, outcome: &Outcome) {
     let mut locks = Text::<384>::new();
     for record in outcome.locks.iter() {
         let separator = if locks.len == 0 { "" } else { "," };
@@ -133,13 +133,7 @@ pub(crate) fn trace(machine: &Machine, before: &Regs, outcome: &Outcome, status:
     }
 
     let name = Module::leaf_name(outcome.leaf).unwrap_or("UNKNOWN");
-    ffi::trace(
-        before,
-        status.raw(),
-        machine.ticks_held(),
-        name,
-        locks.as_str(),
-    );
+    ffi::trace(before, after, machine.ticks_held(), name, locks.as_str());
 }
 
 /// One line for each leaf that was ever called: name, number, calls, errors.

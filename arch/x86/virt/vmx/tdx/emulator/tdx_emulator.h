@@ -21,6 +21,9 @@ struct tdx_emulator_call {
 	u64 r8;
 	u64 r9;
 	u64 status;		/* RAX on return */
+	u64 out_rcx;
+	u64 out_rdx;
+	u64 out_r8;
 	u64 ticks;		/* TSC ticks from the first lock to the last unlock */
 	u32 lp;
 	u32 name_len;

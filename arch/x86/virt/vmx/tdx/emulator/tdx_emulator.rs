@@ -63,7 +63,7 @@ fn seamcall(machine: &Machine, regs: &mut Regs) -> bool {
         CallResult::Returned(status) => {
             show::count(outcome.leaf, status);
             if machine.traced() {
-                show::trace(machine, &before, &outcome, status);
+                show::trace(machine, &before, regs, &outcome);
             }
             true
         }
