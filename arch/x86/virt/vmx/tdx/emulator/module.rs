@@ -19,6 +19,8 @@
 mod address;
 mod cpuid;
 mod dispatch;
+mod hold;
+mod inspect;
 mod keys;
 mod leaf;
 mod locks;
@@ -41,6 +43,11 @@ pub use dispatch::{
     LockTrace,
     Outcome,
     TRACED_LOCKS, //
+};
+pub use inspect::{
+    PageInfo,
+    TdInfo,
+    VcpuInfo, //
 };
 pub use keys::{
     KotEntry,
@@ -82,8 +89,7 @@ pub use status::{
 pub use sys::SysState;
 pub use td::{
     LifeCycle,
-    OpState,
-    TdInfo, //
+    OpState, //
 };
 pub use vp::VcpuState;
 

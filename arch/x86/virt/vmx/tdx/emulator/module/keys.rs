@@ -93,6 +93,11 @@ impl KeyOwnershipTable {
             .map_err(|_| Status::OPERAND_BUSY.on(Operand::Kot))
     }
 
+    /// The table's lock.
+    pub(super) fn lock_word(&self) -> Word<'_> {
+        Word::Local(&self.lock)
+    }
+
     /// The entry of an HKID.
     pub(super) fn get(&self, hkid: u16) -> KotEntry {
         let raw = self.entries.get(usize::from(hkid));
@@ -153,6 +158,11 @@ impl WriteBack {
         let lock = Lock::Wbcache(package);
         Held::sharex(call, Word::Local(&self.lock), lock, LockMode::Exclusive)
             .map_err(|_| Status::OPERAND_BUSY.on(Operand::Wbcache))
+    }
+
+    /// The lock of the package's write-back.
+    pub(super) fn lock_word(&self) -> Word<'_> {
+        Word::Local(&self.lock)
     }
 
     /// Notes the HKIDs that wait for a write-back. Returns whether there are any.

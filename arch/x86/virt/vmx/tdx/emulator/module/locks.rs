@@ -224,6 +224,35 @@ impl<'c, P: Platform> Held<'c, P> {
         Err(Busy)
     }
 
+    /// Leaves the lock held.
+    pub(super) fn keep(self) {
+        core::mem::forget(self);
+    }
+
+    /// A lock that was left held.
+    pub(super) fn kept(call: &'c Call<'c, P>, word: Word<'c>, record: LockRecord) -> Self {
+        Self {
+            call,
+            word,
+            format: Format::Sharex,
+            record,
+        }
+    }
+
+    /// A lock of a Secure EPT entry that was left held.
+    pub(super) fn kept_sept_entry(
+        call: &'c Call<'c, P>,
+        word: Word<'c>,
+        record: LockRecord,
+    ) -> Self {
+        Self {
+            call,
+            word,
+            format: Format::SeptEntry,
+            record,
+        }
+    }
+
     /// Gives the locked Secure EPT entry a new value. It stays locked.
     pub(super) fn set_sept_entry(&self, value: u64) {
         // Others may only set the host-priority bit meanwhile.

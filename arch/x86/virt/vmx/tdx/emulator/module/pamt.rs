@@ -16,6 +16,7 @@ use super::{
         PAGE_SIZE, //
     },
     dispatch::Call,
+    inspect::PageInfo,
     locks::{
         fetch_add,
         Held,
@@ -119,6 +120,10 @@ impl Entry {
         PageType::from_raw((platform.read64(self.pa) >> TYPE_SHIFT) as u8)
     }
 
+    fn owner<P: Platform>(self, platform: &P) -> u64 {
+        (platform.read64(self.pa) >> OWNER_SHIFT).wrapping_mul(PAGE_SIZE)
+    }
+
     /// Writes an entry that nobody else looks at yet.
     fn initialize<P: Platform>(self, platform: &P, page_type: PageType) {
         platform.write64(self.pa, (page_type as u64) << TYPE_SHIFT);
@@ -156,7 +161,7 @@ impl<P: Platform> LockedPage<'_, P> {
 
     /// The owner's TDR. A free page has its last one.
     pub(super) fn owner(&self) -> u64 {
-        (self.call.platform.read64(self.entry.pa) >> OWNER_SHIFT).wrapping_mul(PAGE_SIZE)
+        self.entry.owner(self.call.platform)
     }
 
     /// The TD epoch in which the page was blocked.
@@ -359,6 +364,22 @@ pub(super) fn set_blocking_epoch<P: Platform>(call: &Call<'_, P>, pa: u64, level
         let entry = tdmr.entry(offset, level);
         call.platform.write64(entry.wrapping_add(8), epoch);
     }
+}
+
+/// Looks at a page without a lock.
+pub(super) fn look<P: Platform>(module: &Module, platform: &P, pa: u64) -> Option<PageInfo> {
+    let (tdmr, offset) = module.tdmrs.find(pa)?;
+    [2u8, 1, 0].into_iter().find_map(|level| {
+        let entry = Entry {
+            pa: tdmr.entry(offset, level),
+        };
+        let page_type = entry.page_type(platform)?;
+        (level == 0 || page_type != PageType::Nda).then(|| PageInfo {
+            page_type,
+            owner: entry.owner(platform),
+            level,
+        })
+    })
 }
 
 /// Initialises the entries of up to `pages` 4 KiB pages from `offset` on in a TDMR.

@@ -135,7 +135,9 @@ impl SeptEntry {
 
     /// An entry that points to a page the guest can use.
     pub(super) const fn mapped(pa: u64) -> Self {
-        Self(SeptState::Mapped as u64 | READ_WRITE_EXECUTE | WRITE_BACK | pa & ADDRESS)
+        Self(
+            SeptState::Mapped as u64 | READ_WRITE_EXECUTE | WRITE_BACK | SUPPRESS_VE | pa & ADDRESS,
+        )
     }
 
     /// An entry that points to a page the guest must accept.

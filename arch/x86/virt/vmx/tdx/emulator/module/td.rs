@@ -106,27 +106,6 @@ impl OpState {
     }
 }
 
-/// What can be seen of a TD from outside.
-#[derive(Clone, Copy, Debug)]
-pub struct TdInfo {
-    /// Its TDR.
-    pub tdr: u64,
-    /// Its HKID; still the former one once it was given back.
-    pub hkid: u16,
-    /// How far its key is configured.
-    pub life_cycle: LifeCycle,
-    /// What can be done with it.
-    pub op_state: OpState,
-    /// Whether something went wrong from which it does not recover.
-    pub fatal: bool,
-    /// The number of initialised vCPUs.
-    pub vcpus: u64,
-    /// The number of 4 KiB pages it owns, the TDR not counted.
-    pub pages: u64,
-    /// The measurement, once it is final.
-    pub mrtd: Option<[u8; 48]>,
-}
-
 /// The number of TDCS pages without L2 VMs.
 pub(super) const BASE_TDCS_PAGES: u64 = 6;
 /// The largest number of TDCS pages.
@@ -488,47 +467,6 @@ impl Module {
     pub(super) fn unlist_td(&self, tdr: u64) {
         for slot in &self.tds {
             let _ = slot.compare_exchange(tdr, 0, Ordering::AcqRel, Ordering::Relaxed);
-        }
-    }
-
-    /// Calls `f` for each TD that has a TDR; for the first 128, if there are more.
-    ///
-    /// Takes no lock: a TD that is being changed may be shown half changed.
-    pub fn for_each_td<P: Platform>(&self, platform: &P, mut f: impl FnMut(&TdInfo)) {
-        let call = Call::new(self, platform, 0);
-        for slot in &self.tds {
-            let tdr = slot.load(Ordering::Acquire);
-            if tdr != 0 {
-                f(&Td::new(&call, tdr).info());
-            }
-        }
-    }
-}
-
-impl<P: Platform> Td<'_, P> {
-    fn info(&self) -> TdInfo {
-        let life_cycle = self.life_cycle();
-        // A real module cannot look into a TDCS whose key is gone.
-        let tdcs = match life_cycle {
-            LifeCycle::KeysConfigured => self.tdcs(),
-            _ => None,
-        };
-        let op_state = tdcs
-            .as_ref()
-            .map_or(OpState::Unallocated, |tdcs| tdcs.op_state());
-        TdInfo {
-            tdr: self.tdr,
-            hkid: self.hkid(),
-            life_cycle,
-            op_state,
-            fatal: self.is_fatal(),
-            vcpus: tdcs
-                .as_ref()
-                .map_or(0, |tdcs| tdcs.get(TdcsField::NumVcpus)),
-            pages: self.get(TdrField::Children),
-            mrtd: tdcs
-                .filter(|_| op_state == OpState::Runnable)
-                .map(|tdcs| tdcs.mrtd()),
         }
     }
 }

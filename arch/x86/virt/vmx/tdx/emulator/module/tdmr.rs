@@ -285,6 +285,11 @@ impl Tdmr {
             .map_err(|_| Status::OPERAND_BUSY.on(Operand::Rcx))
     }
 
+    /// The TDMR's lock.
+    pub(super) fn lock_word(&self) -> Word<'_> {
+        Word::Local(&self.lock)
+    }
+
     /// What memory it is.
     pub(super) fn range(&self) -> MemoryRange {
         MemoryRange {

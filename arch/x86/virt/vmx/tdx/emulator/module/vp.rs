@@ -49,7 +49,7 @@ pub enum VcpuState {
 }
 
 impl VcpuState {
-    const fn from_raw(raw: u64) -> Self {
+    pub(super) const fn from_raw(raw: u64) -> Self {
         match raw {
             0 => VcpuState::Uninitialized,
             2 => VcpuState::Ready,

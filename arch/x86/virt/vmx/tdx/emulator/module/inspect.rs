@@ -1,0 +1,159 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Looks at the module's state from outside, without locks, for showing it and for tests.
+
+use super::{
+    dispatch::Call,
+    pamt::{
+        self,
+        PageType, //
+    },
+    platform::Platform,
+    td::{
+        LifeCycle,
+        OpState,
+        Td,
+        TdcsField,
+        TdrField, //
+    },
+    vp::{
+        VcpuState,
+        VpField,
+        NO_LP, //
+    },
+    Module, //
+};
+use core::sync::atomic::Ordering;
+
+/// What can be seen of a page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageInfo {
+    /// What it is used for.
+    pub page_type: PageType,
+    /// Its owner's TDR; of a free page, the last owner's.
+    pub owner: u64,
+    /// Its size: 0 is 4 KiB, 1 is 2 MiB, 2 is 1 GiB.
+    pub level: u8,
+}
+
+/// What can be seen of a TD.
+#[derive(Clone, Copy, Debug)]
+pub struct TdInfo {
+    /// Its TDR.
+    pub tdr: u64,
+    /// Its HKID; still the former one once it was given back.
+    pub hkid: u16,
+    /// How far its key is configured.
+    pub life_cycle: LifeCycle,
+    /// What can be done with it.
+    pub op_state: OpState,
+    /// Whether something went wrong from which it does not recover.
+    pub fatal: bool,
+    /// The number of initialised vCPUs.
+    pub vcpus: u64,
+    /// The number of vCPUs that are associated with a processor.
+    pub associated_vcpus: u64,
+    /// The number of 4 KiB pages it owns, the TDR not counted.
+    pub pages: u64,
+    /// The number of its control pages.
+    pub control_pages: u64,
+    /// The TLB epoch.
+    pub epoch: u64,
+    /// The measurement, once it is final.
+    pub mrtd: Option<[u8; 48]>,
+}
+
+/// What can be seen of a vCPU.
+#[derive(Clone, Copy, Debug)]
+pub struct VcpuInfo {
+    /// What it is doing.
+    pub state: VcpuState,
+    /// The processor it is associated with.
+    pub associated_lp: Option<u32>,
+    /// The number of its control pages, the TDVPR included.
+    pub pages: u64,
+    /// Its index in its TD.
+    pub index: u64,
+    /// The TLB epoch of its last entry.
+    pub epoch: u64,
+    /// How its last run ended: 0 fault-like, 1 trap-like, 2 by TDVMCALL.
+    pub last_exit: u64,
+}
+
+impl Module {
+    /// Calls `f` for each TD that has a TDR; for the first 128, if there are more.
+    ///
+    /// A TD that is being changed may be shown half changed.
+    pub fn for_each_td<P: Platform>(&self, platform: &P, mut f: impl FnMut(&TdInfo)) {
+        for slot in &self.tds {
+            let tdr = slot.load(Ordering::Acquire);
+            if let Some(info) = (tdr != 0).then(|| self.td_info(platform, tdr)).flatten() {
+                f(&info);
+            }
+        }
+    }
+
+    /// Looks at the TD with this TDR, if it is one.
+    pub fn td_info<P: Platform>(&self, platform: &P, tdr: u64) -> Option<TdInfo> {
+        let is_tdr = |page: PageInfo| page.page_type == PageType::Tdr;
+        self.page_info(platform, tdr).filter(|page| is_tdr(*page))?;
+        let call = Call::new(self, platform, 0);
+        let td = Td::new(&call, tdr);
+        let tdcs = td.tdcs().filter(|_| {
+            // During teardown the pages may be somebody else's already.
+            let page = self.page_info(platform, td.tdcs_page(0));
+            page.is_some_and(|page| page.page_type == PageType::Tdcx && page.owner == tdr)
+        });
+        let field = |field: TdcsField| tdcs.as_ref().map_or(0, |tdcs| tdcs.get(field));
+        let op_state = tdcs
+            .as_ref()
+            .map_or(OpState::Unallocated, |tdcs| tdcs.op_state());
+        Some(TdInfo {
+            tdr,
+            hkid: td.hkid(),
+            life_cycle: td.life_cycle(),
+            op_state,
+            fatal: td.is_fatal(),
+            vcpus: field(TdcsField::NumVcpus),
+            associated_vcpus: field(TdcsField::NumAssociated),
+            pages: td.get(TdrField::Children),
+            control_pages: td.get(TdrField::NumTdcx),
+            epoch: field(TdcsField::Epoch),
+            mrtd: tdcs
+                .as_ref()
+                .filter(|_| op_state == OpState::Runnable)
+                .map(|tdcs| tdcs.mrtd()),
+        })
+    }
+
+    /// Looks at a page, if it lies in memory that TDs may get.
+    pub fn page_info<P: Platform>(&self, platform: &P, pa: u64) -> Option<PageInfo> {
+        pamt::look(self, platform, pa)
+    }
+
+    /// Looks at the vCPU with this TDVPR, if it is one.
+    pub fn vcpu_info<P: Platform>(&self, platform: &P, tdvpr: u64) -> Option<VcpuInfo> {
+        let page = self.page_info(platform, tdvpr)?;
+        if page.page_type != PageType::Tdvpr {
+            return None;
+        }
+        let field = |field: VpField| platform.read64(tdvpr.wrapping_add(field as u64));
+        let lp = field(VpField::AssociatedLp);
+        Some(VcpuInfo {
+            state: VcpuState::from_raw(field(VpField::State)),
+            associated_lp: (lp != NO_LP).then_some(lp as u32),
+            pages: field(VpField::Pages),
+            index: field(VpField::Index),
+            epoch: field(VpField::Epoch),
+            last_exit: field(VpField::LastExit),
+        })
+    }
+
+    /// Marks a TD as one that does not recover, as a machine check in it would.
+    pub fn make_fatal<P: Platform>(&self, platform: &P, tdr: u64) {
+        if self.td_info(platform, tdr).is_some() {
+            let call = Call::new(self, platform, 0);
+            Td::new(&call, tdr).set(TdrField::Fatal, 1);
+        }
+    }
+}
