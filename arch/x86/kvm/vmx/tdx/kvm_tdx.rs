@@ -2,8 +2,8 @@
 
 //! The ioctls that set up a trust domain (TD), in Rust.
 //!
-//! A reader starts at [`ioctl`], which says which command needs which locks, follows a command into
-//! its file, and from there into [`seamcall`]:
+//! A reader starts at `ioctl`, which says which command needs which locks, follows a command into
+//! its file, and from there into `seamcall`:
 //!
 //! ```text
 //!   kvm_tdx.rs          entry points, called by C

@@ -83,14 +83,12 @@ impl TdParams {
 
     /// Sets the width of a guest physical address.
     pub(crate) fn set_gpa_width(&mut self, width: GpaWidth) {
-        // CAST: Small constants, of which the type depends on how they are written in C.
-        let pwl = match width {
+        let levels = match width {
             GpaWidth::Bits48 => bindings::VMX_EPTP_PWL_4,
             GpaWidth::Bits52 => bindings::VMX_EPTP_PWL_5,
-        } as u64;
+        };
 
-        // CAST: As above.
-        self.0.eptp_controls = bindings::VMX_EPTP_MT_WB as u64 | pwl;
+        self.0.eptp_controls = (bindings::VMX_EPTP_MT_WB | levels).into();
         if width == GpaWidth::Bits52 {
             self.0.config_flags |= Self::CONFIG_MAX_GPAW;
         }

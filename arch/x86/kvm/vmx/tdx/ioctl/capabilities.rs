@@ -23,7 +23,7 @@ use crate::{
     },
 };
 
-/// TDG.VP.VMCALL<GetTdVmCallInfo>, leaf 1, R11: the guest may set up an interrupt for events.
+/// GetTdVmCallInfo, leaf 1, R11: the guest may set up an interrupt for events.
 const SETUP_EVENT_NOTIFY_INTERRUPT: u64 = 1 << 1;
 
 /// Serves KVM_TDX_CAPABILITIES. `data` is the address of a `struct kvm_tdx_capabilities`, of which
