@@ -100,8 +100,6 @@ pub struct Report {
     pub kernel: String,
     /// The firmware's file.
     pub firmware: String,
-    /// SHA-384 of the firmware's file.
-    pub firmware_sha384: String,
     /// Number of vCPUs.
     pub vcpus: u32,
     /// RAM in bytes.

@@ -26,8 +26,6 @@ use kvm_ioctls::Cap;
 use kvm_ioctls::Kvm;
 use kvm_ioctls::VcpuFd;
 use kvm_ioctls::VmFd;
-use sha2::Digest;
-use sha2::Sha384;
 use thiserror::Error;
 
 use crate::cpuid;
@@ -311,7 +309,6 @@ pub fn run(firmware: &Tdvf, options: &Options) -> (Report, Result<(), RunError>)
         tdxvm: env!("CARGO_PKG_VERSION"),
         kernel: kernel_release(),
         firmware: options.firmware_name.clone(),
-        firmware_sha384: Mrtd(Sha384::digest(firmware.image()).into()).to_string(),
         vcpus: options.vcpus,
         memory: options.memory,
         ..Report::default()
