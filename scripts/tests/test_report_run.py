@@ -28,7 +28,8 @@ def step(name, calls=1, result="ok"):
 
 TDXVM = {
     "vcpus": 2, "memory": 256 << 20, "runs": 1, "tsc_khz": 100000, "attributes": "0x0", "xfam": "0x3",
-    "steps": [step("KVM_CREATE_VM"), step("KVM_TDX_INIT_VM"), step("KVM_TDX_INIT_MEM_REGION", 3), step("KVM_TDX_FINALIZE_VM")],
+    "steps": [step("KVM_CREATE_VM"), step("KVM_TDX_INIT_VM"), step("KVM_TDX_GET_CPUID"),
+              step("KVM_TDX_INIT_MEM_REGION", 3), step("KVM_TDX_FINALIZE_VM")],
     "sections": [], "pages_added": 10, "pages_measured": 4, "mrtd_expected": MRTD, "mrtd_module": MRTD,
     "mrtd_agrees": True, "ok": True,
 }  # fmt: skip
@@ -39,7 +40,7 @@ PARTS = {
     "lockdep_stats": [" debug_locks:                             1"],
     "bringup": ["virt/tdx: TDX-Module initialized"],
     "served-before": ["rust=1 c=2"],
-    "served-after": ["rust=6 c=2"],
+    "served-after": ["rust=8 c=2"],
     "leaves-before": ["SYS.RD 34 70 0", "MNG.CREATE 9 1 0"],
     "leaves-after": [
         "SYS.RD 34 70 0", "MNG.CREATE 9 2 0", "MNG.INIT 21 1 0", "VP.CREATE 10 2 0", "VP.INIT 22 2 0",
@@ -79,8 +80,8 @@ class Report(unittest.TestCase):
             (changes("lockdep_stats", [" debug_locks:    0"]), ["kernel"]),
             (changes("lockdep_stats", []), ["kernel"]),
             (changes("bringup", ["virt/tdx: BIOS enabled"]), ["bring-up"]),
-            (changes("served-after", ["rust=1 c=7"]), ["served"]),
-            (changes("served-after", ["rust=5 c=3"]), ["served"]),
+            (changes("served-after", ["rust=1 c=9"]), ["served"]),
+            (changes("served-after", ["rust=7 c=3"]), ["served"]),
             (changes("served-after", []), ["served"]),
             (changes("tdx_rust", ["N"]), ["served"]),
             (changes("leaves-after", PARTS["leaves-after"][:-3]), ["SEAMCALLs"]),
@@ -103,7 +104,7 @@ class Report(unittest.TestCase):
 
     def test_c_can_be_asked_for(self):
         def by_c(parts, tdxvm, boot):
-            parts.update({"tdx_rust": ["N"], "served-after": ["rust=1 c=7"]})
+            parts.update({"tdx_rust": ["N"], "served-after": ["rust=1 c=9"]})
 
         self.assertEqual(failing(by_c), [])
 
