@@ -96,8 +96,11 @@ static bool started __ro_after_init;
  * The direct map's address of a range inside one page, or NULL if the range is
  * not RAM or currently not mapped (DEBUG_PAGEALLOC, memfd_secret).  A TDX
  * module is handed addresses by its host and has to survive all of them.
+ *
+ * A fault on a kernel address goes straight to the exception table, so there is
+ * no need for pagefault_disable().
  */
-static void *ram_ptr(u64 pa, size_t len)
+static __always_inline void *ram_ptr(u64 pa, size_t len)
 {
 	unsigned int i;
 	void *va;
@@ -109,9 +112,11 @@ static void *ram_ptr(u64 pa, size_t len)
 		if (len > ram[i].end - pa)
 			return NULL;
 		va = __va(pa);
-		return get_kernel_nofault(probe, (u8 *)va) ? NULL : va;
+		__get_kernel_nofault(&probe, va, u8, unmapped);
+		return va;
 	}
 
+unmapped:
 	return NULL;
 }
 
