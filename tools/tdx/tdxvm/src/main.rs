@@ -229,7 +229,7 @@ fn run(path: &Path, json: Option<&Path>, options: Options) -> Result<()> {
         None if json.is_some() => print_json(&report)?,
         None => {}
     }
-    if options.human && !report.steps.is_empty() {
+    if options.human && (report.ok || report.mrtd_agrees.is_some()) {
         summarize(&report)?;
         println!("  took {}", run::seconds(start.elapsed()));
     }
@@ -271,11 +271,10 @@ fn summarize(report: &Report) -> Result<()> {
             let verdict = if agrees { "agrees" } else { "DIFFERS" };
             writeln!(out, "            {mrtd} (in the TDX module: {verdict})")?;
         }
-        _ if report.ok => writeln!(
+        _ => writeln!(
             out,
             "            the host cannot read it from the TDX module: compare with the TD's quote"
         )?,
-        _ => {}
     }
     if let Some(entered) = &report.entered {
         writeln!(out, "  KVM_RUN   {entered}")?;

@@ -50,11 +50,13 @@ impl Step {
 
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let calls = if self.calls > 1 {
-            format!(" x{}", self.calls)
-        } else {
-            String::new()
-        };
+        let mut calls = String::new();
+        if self.calls > 1 {
+            calls += &format!(" x{}", self.calls);
+        }
+        if self.resumed > 0 {
+            calls += &format!(", {} times interrupted", self.resumed);
+        }
         write!(
             f,
             "  {:<6} {:<31} {:>14} ticks {:>9.3} ms  {}{calls}",
