@@ -21,6 +21,7 @@ use std::{
         VecDeque, //
     },
     sync::{
+        Condvar,
         Mutex,
         MutexGuard, //
     },
@@ -62,8 +63,26 @@ pub struct Conditions {
     pub tsc: u64,
     /// How far the time-stamp counter moves each time it is read.
     pub tsc_step: u64,
-    /// How guests exit, in order. When there is nothing left, guests cannot run.
-    pub guest_exits: VecDeque<GuestExit>,
+    /// What guests do, in order. When there is nothing left, guests cannot run.
+    pub guest: VecDeque<GuestAction>,
+}
+
+/// What a guest does.
+#[derive(Clone, Copy, Debug)]
+pub enum GuestAction {
+    /// It exits.
+    Exit(GuestExit),
+    /// It runs until [`Machine::resume_guest`].
+    Run,
+}
+
+/// A guest that may be running.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Running {
+    #[default]
+    No,
+    Yes,
+    ToStop,
 }
 
 /// A machine. [`lp`](Self::lp) is a processor of it, which is what a module runs on.
@@ -73,6 +92,8 @@ pub struct Machine {
     conditions: Mutex<Conditions>,
     events: Mutex<Vec<Event>>,
     random: Mutex<u64>,
+    running: Mutex<Running>,
+    running_changed: Condvar,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -99,10 +120,12 @@ impl Machine {
                 msrs,
                 tsc: 0,
                 tsc_step: 1000,
-                guest_exits: VecDeque::new(),
+                guest: VecDeque::new(),
             }),
             events: Mutex::default(),
             random: Mutex::new(0x9e37_79b9_7f4a_7c15),
+            running: Mutex::default(),
+            running_changed: Condvar::new(),
         }
     }
 
@@ -143,6 +166,31 @@ impl Machine {
             }
         }
         held
+    }
+
+    /// Waits until a guest, entered on another thread, runs.
+    pub fn wait_for_guest(&self) {
+        self.wait_until_running(Running::Yes);
+    }
+
+    /// Lets the guest that runs go on to its next action.
+    pub fn resume_guest(&self) {
+        self.set_running(Running::ToStop);
+    }
+
+    fn set_running(&self, value: Running) {
+        *lock(&self.running) = value;
+        self.running_changed.notify_all();
+    }
+
+    fn wait_until_running(&self, value: Running) {
+        let mut running = lock(&self.running);
+        while *running != value {
+            running = self
+                .running_changed
+                .wait(running)
+                .unwrap_or_else(|error| error.into_inner());
+        }
     }
 
     /// A copy of all memory that was ever touched.
@@ -331,9 +379,23 @@ impl Platform for Lp<'_> {
         self.machine.conditions().interrupt_pending
     }
 
+    fn has_local_attestation(&self) -> bool {
+        true
+    }
+
     fn enter_guest(&self, _vcpu: &GuestVcpu) -> GuestExit {
-        let exit = self.machine.conditions().guest_exits.pop_front();
-        exit.unwrap_or(GuestExit::Unsupported)
+        loop {
+            let action = self.machine.conditions().guest.pop_front();
+            match action {
+                None => return GuestExit::Unsupported,
+                Some(GuestAction::Exit(exit)) => return exit,
+                Some(GuestAction::Run) => {
+                    self.machine.set_running(Running::Yes);
+                    self.machine.wait_until_running(Running::ToStop);
+                    self.machine.set_running(Running::No);
+                }
+            }
+        }
     }
 
     fn observe(&self, event: Event) {
@@ -345,16 +407,16 @@ impl Platform for Lp<'_> {
 pub fn server_cpuid(leaf: u32, subleaf: u32) -> [u32; 4] {
     match (leaf, subleaf) {
         (0, _) => [0x23, 0x756e_6547, 0x6c65_746e, 0x4965_6e69],
-        (1, _) => [0x8_06f8, 0x20_0800, 0xf7ff_ffbf, 0xbfeb_fbff],
+        (1, _) => [0x8_06f8, 0x20_0800, 0xf7fe_efbf, 0xbfeb_fbff],
         (4, 0) => [0x7c00_4121, 0x2c0_003f, 0x3f, 0],
         (4, 1) => [0x7c00_4122, 0x1c0_003f, 0x3f, 0],
         (4, 2) => [0x7c00_4143, 0x3c0_003f, 0x7ff, 0],
         (4, 3) => [0x7c0f_c163, 0x380_003f, 0x1_bfff, 4],
         (5, _) => [0x40, 0x40, 3, 0x2020],
-        (7, 0) => [2, 0xf3bf_bffb, 0xfb41_7f6e, 0xffdd_4432],
+        (7, 0) => [2, 0xf1bf_bfdb, 0xfb41_7f64, 0xfd0d_4412],
         (7, 1) => [0x1d30, 0, 0, 0],
         (7, 2) => [0, 0, 0, 0x3f],
-        (0xa, _) => [0x830_0805, 0, 0xf, 0x8604],
+        (0xa, _) => [0x830_0805, 0, 0, 0x8604],
         (0xd, 0) => [0x6_02e7, 0x2b00, 0x2b00, 0],
         (0xd, 1) => [0x1f, 0x2b00, 0xd900, 0],
         (0xd, 2) => [0x100, 0x240, 0, 0],

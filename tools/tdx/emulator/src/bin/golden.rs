@@ -32,12 +32,13 @@ struct Arguments {
 
 fn row(name: &str, linux: bool, count: &Count) {
     println!(
-        "{name:<26} {:<5} {:>7} {:>7} {:>9} {:>12} {:>6}",
+        "{name:<26} {:<5} {:>7} {:>7} {:>9} {:>12} {:>10} {:>6}",
         if linux { "yes" } else { "-" },
         count.steps,
         count.equal,
         count.different,
         count.not_modelled,
+        count.incomplete,
         count.after
     );
 }
@@ -46,8 +47,8 @@ fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
     let results = golden::run(&arguments.vectors)?;
     println!(
-        "{:<26} {:<5} {:>7} {:>7} {:>9} {:>12} {:>6}",
-        "leaf", "Linux", "steps", "equal", "different", "not modelled", "after"
+        "{:<26} {:<5} {:>7} {:>7} {:>9} {:>12} {:>10} {:>6}",
+        "leaf", "Linux", "steps", "equal", "different", "not modelled", "incomplete", "after"
     );
     for ((number, name), count) in &results.leaves {
         let name = match name.as_str() {
@@ -59,8 +60,8 @@ fn main() -> Result<ExitCode> {
     let total = results.total();
     row("total", false, &total);
     println!(
-        "after: steps that follow one which is not modelled and which changed the real module's \
-         state"
+        "incomplete: recorded without an input; after: follows a step that is not modelled or \
+         incomplete and that changed the real module's state"
     );
 
     let shown = results
@@ -76,13 +77,14 @@ fn main() -> Result<ExitCode> {
     }
     let different = results.linux_differences();
     println!(
-        "{} scenarios, {} steps: {} equal, {} different, {} not modelled, {} after; {} of the \
-         different are of leaves that Linux uses",
+        "{} scenarios, {} steps: {} equal, {} different, {} not modelled, {} incomplete, {} after; \
+         {} of the different are of leaves that Linux uses",
         results.scenarios,
         total.steps,
         total.equal,
         total.different,
         total.not_modelled,
+        total.incomplete,
         total.after,
         different
     );

@@ -147,6 +147,13 @@ struct VirtualLeaf {
     newer: bool,
 }
 
+impl VirtualLeaf {
+    /// Whether reading the leaf gives the guest an exception.
+    fn faults(&self, profile: &Profile) -> bool {
+        self.rule == Rule::Fault || self.rule == Rule::Topology && !profile.topology_enumeration
+    }
+}
+
 const ALL: u32 = u32::MAX;
 
 const fn leaf(leaf: u32, clear: [u32; 4], rule: Rule) -> VirtualLeaf {
@@ -269,7 +276,6 @@ static LEAVES: [VirtualLeaf; 67] = [
     newer(leaf(0x1a, NONE, Rule::NotMigratable)),
     subleaf(0x1d, 0, NONE, Rule::NeedsXfam(XFAM_AMX)),
     subleaf(0x1d, 1, NONE, Rule::NeedsXfam(XFAM_AMX)),
-    leaf(0x1e, NONE, Rule::Plain),
     topology(0),
     topology(1),
     topology(2),
@@ -282,11 +288,6 @@ static LEAVES: [VirtualLeaf; 67] = [
         set: [0, 0x6574_6e49, 0x2020_2020, 0x5844_546c],
         ..subleaf(0x21, 0, [ALL; 4], Rule::Plain)
     },
-    zero(0x22),
-    subleaf(0x23, 0, NONE, Rule::NeedsPerfmonExtended),
-    subleaf(0x23, 1, NONE, Rule::NeedsPerfmonExtended),
-    subleaf(0x23, 2, NONE, Rule::NeedsPerfmonExtended),
-    subleaf(0x23, 3, NONE, Rule::NeedsPerfmonExtended),
     VirtualLeaf {
         set: [0x8000_0008, 0, 0, 0],
         ..leaf(0x8000_0000, [0x7fff_fff7, ALL, ALL, ALL], Rule::Plain)
@@ -298,6 +299,12 @@ static LEAVES: [VirtualLeaf; 67] = [
     ),
     leaf(0x8000_0006, NONE, Rule::Fault),
     leaf(0x8000_0007, [ALL, ALL, ALL, 0xffff_feff], Rule::Plain),
+    leaf(0x1e, NONE, Rule::Plain),
+    zero(0x22),
+    subleaf(0x23, 0, NONE, Rule::NeedsPerfmonExtended),
+    subleaf(0x23, 1, NONE, Rule::NeedsPerfmonExtended),
+    subleaf(0x23, 2, NONE, Rule::NeedsPerfmonExtended),
+    subleaf(0x23, 3, NONE, Rule::NeedsPerfmonExtended),
 ];
 
 /// Bits of a leaf that are 0 if one of some XFAM bits is 0.
@@ -317,7 +324,7 @@ const fn filter(leaf: u32, subleaf: u32, xfam: u64, clear: [u32; 4]) -> XfamFilt
     }
 }
 
-static XFAM_FILTERS: [XfamFilter; 19] = [
+static XFAM_FILTERS: [XfamFilter; 20] = [
     filter(1, 0, 1 << 2, [0, 0, 0x3000_1000, 0]),
     filter(7, 0, 1 << 2, [0, 0x20, 0x600, 0]),
     filter(7, 0, 7 << 5, [0, 0xdc23_0000, 0x5842, 0x80_010c]),
@@ -333,6 +340,7 @@ static XFAM_FILTERS: [XfamFilter; 19] = [
     filter(0xd, 0, 7 << 5, [0xe0, 0, 0, 0]),
     filter(0xd, 0, 1 << 9, [0x200, 0, 0, 0]),
     filter(0xd, 0, 3 << 17, [0x6_0000, 0, 0, 0]),
+    filter(0xd, 1, 3 << 17, [0x10, 0, 0, 0]),
     filter(0xd, 1, 1 << 8, [0, 0, 0x100, 0]),
     filter(0xd, 1, 3 << 11, [0, 0, 0x1800, 0]),
     filter(0xd, 1, 1 << 14, [0, 0, 0x4000, 0]),
@@ -616,9 +624,7 @@ pub(super) fn read_field<P: Platform>(
     let Some((index, leaf)) = found.next().filter(|_| code >> 17 == 0) else {
         return Err(Status::METADATA_FIELD_ID_INCORRECT);
     };
-    let faults = leaf.rule == Rule::Fault
-        || leaf.rule == Rule::Topology && !call.module.profile().topology_enumeration;
-    if faults {
+    if leaf.faults(call.module.profile()) {
         return Err(Status::METADATA_FIELD_NOT_READABLE);
     }
     let pa = value_pa(tdcs, index).wrapping_add(half.wrapping_mul(8));
@@ -628,6 +634,12 @@ pub(super) fn read_field<P: Platform>(
         found.next().map(|(_, leaf)| field_code(leaf, 0))
     };
     Ok((call.platform.read64(pa), next))
+}
+
+/// Whether the leaf of that place in the table is there and can be read.
+pub(super) fn is_readable(profile: &Profile, place: u64) -> bool {
+    let mut places = (0u64..).zip(leaves(profile));
+    places.any(|(index, (_, leaf))| index == place && !leaf.faults(profile))
 }
 
 /// The code of the first CPUID value as a metadata field.

@@ -7,7 +7,10 @@
 //! 0 to 5: 8 bytes each, the first at identifier `0x1310000300000000`.
 
 use super::{
-    address::PAGE_SIZE,
+    address::{
+        self,
+        PAGE_SIZE, //
+    },
     cpuid,
     dispatch::Call,
     platform::Platform,
@@ -16,11 +19,15 @@ use super::{
         Tdcs,
         TdcsField,
         TdrField,
+        BASE_TDCS_PAGES,
         MAX_TDCS_PAGES,
         TDCS_MSR_BITMAPS,
         TDCS_SEPT_ROOT, //
     },
-    td_params,
+    td_params::{
+        self,
+        ATTRIBUTE_DEBUG, //
+    },
     tdmr::{
         MAX_RESERVED,
         MAX_TDMRS,
@@ -99,9 +106,11 @@ fn find(runs: &[Run], id: u64, field: Field, newer: bool) -> Result<u64, Status>
     let run = known
         .find(|run| run.index(field).is_some())
         .ok_or(Status::METADATA_FIELD_ID_INCORRECT)?;
-    let last = run.index(field) == Some(u64::from(run.count).wrapping_sub(1));
-    Ok(if last {
+    let index = run.index(field).unwrap_or(0);
+    Ok(if index == u64::from(run.count).wrapping_sub(1) {
         known.next().map_or(NO_FIELD, |next| next.id)
+    } else if index == 0 {
+        run.id.wrapping_add(1)
     } else {
         id.wrapping_add(1)
     })
@@ -182,7 +191,7 @@ fn sys_value<P: Platform>(call: &Call<'_, P>, field: Field) -> u64 {
         (0x08, 5) => profile.update_version,
         (0x09, 3) => 0xf,
         (0x0a, 1) => 1,
-        (0x0a, 8) => profile.features0,
+        (0x0a, 8) => profile.features0 | u64::from(platform.has_local_attestation()) << 8,
         (0x10, 0) => 32,
         (0x10, code @ 0x80..=0x9f) => cmr(platform, code.wrapping_sub(0x80)).0,
         (0x10, code @ 0x100..=0x11f) => cmr(platform, code.wrapping_sub(0x100)).1,
@@ -190,7 +199,7 @@ fn sys_value<P: Platform>(call: &Call<'_, P>, field: Field) -> u64 {
         (0x11, 9) => MAX_RESERVED as u64,
         (0x11, 0x10..=0x12) => PAMT_ENTRY_SIZE,
         (0x18, 0) => PAGE_SIZE,
-        (0x18, 0x100) => super::td::BASE_TDCS_PAGES * PAGE_SIZE,
+        (0x18, 0x100) => BASE_TDCS_PAGES * PAGE_SIZE,
         (0x18, 0x101) => PAGE_SIZE,
         (0x18, 0x200) => BASE_TDVPS_PAGES * PAGE_SIZE,
         (0x18, 0x201) => L2_TDVPS_PAGES * PAGE_SIZE,
@@ -335,7 +344,14 @@ fn td_value<P: Platform>(tdcs: &Tdcs<'_, P>, field: Field) -> u64 {
         (0x11, 0x0a) => tdcs.get(TdcsField::TscOffset),
         (0x11, 0x0b) => tdcs.get(TdcsField::TscMultiplier),
         (0x11, 0x0c) => tdcs.get(TdcsField::TscFrequency),
+        // Where the extended state's header would be, and its size.
+        (0x11, 0x0e) => 64,
+        (0x11, 0x0f) => extended_state_size(tdcs),
         (0x11, 0x11) => tdcs.get(TdcsField::HpLockTimeout),
+        (0x11, code @ 0x80..=0xcf) => {
+            let profile = tdcs.call().module.profile();
+            u64::from(cpuid::is_readable(profile, code.wrapping_sub(0x80)))
+        }
         (0x12, 0) => tdcs.get(TdcsField::Epoch),
         (0x12, 1) => tdcs.epoch_users(0),
         (0x12, 2) => tdcs.epoch_users(1),
@@ -346,6 +362,20 @@ fn td_value<P: Platform>(tdcs: &Tdcs<'_, P>, field: Field) -> u64 {
         (0x13, code @ 0x40..=0x57) => word(TdcsField::Rtmr, code.wrapping_sub(0x40)),
         _ => 0,
     }
+}
+
+/// The size of a compacted XSAVE area for the TD's XFAM.
+fn extended_state_size<P: Platform>(tdcs: &Tdcs<'_, P>) -> u64 {
+    let xfam = tdcs.get(TdcsField::Xfam);
+    let components = (2u32..63).filter(|component| xfam >> component & 1 != 0);
+    components.fold(512 + 64, |size: u64, component| {
+        let [bytes, _, flags, _] = tdcs.call().platform.cpuid(0xd, component);
+        let aligned = match flags & 2 {
+            0 => size,
+            _ => size.wrapping_add(63) & !63,
+        };
+        aligned.wrapping_add(u64::from(bytes))
+    })
 }
 
 /// An address as the processor sees it with the TD's key.
@@ -396,68 +426,104 @@ struct Writable {
     field: VpField,
     /// The bits that may change.
     mask: u64,
-    /// The bits that the field has.
-    width: u64,
+    /// Only if the TD is one that can be debugged.
+    debug: bool,
+}
+
+const fn writable(class: u64, code: u64, field: VpField, mask: u64) -> Writable {
+    Writable {
+        class,
+        code,
+        field,
+        mask,
+        debug: false,
+    }
+}
+
+const fn debug_writable(class: u64, code: u64, field: VpField, mask: u64) -> Writable {
+    Writable {
+        debug: true,
+        ..writable(class, code, field, mask)
+    }
 }
 
 /// The bit of the pin-based controls that makes posted interrupts work.
 const POSTED_INTERRUPTS: u64 = 1 << 7;
 const POSTED_INTERRUPT_VECTOR: u32 = 0x0002;
 const POSTED_INTERRUPT_DESCRIPTOR: u32 = 0x2016;
+/// The secondary controls for notification and bus-lock exits.
+const SECONDARY: u64 = 3 << 30;
+/// The primary control that makes each instruction exit.
+const MONITOR_TRAP: u64 = 1 << 27;
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
-static WRITABLE: [Writable; 7] = [
-    Writable {
-        class: 0,
-        code: POSTED_INTERRUPT_VECTOR as u64,
-        field: VpField::PostedInterruptVector,
-        mask: 0xff,
-        width: 0xffff,
-    },
-    Writable {
-        class: 0,
-        code: POSTED_INTERRUPT_DESCRIPTOR as u64,
-        field: VpField::PostedInterruptDescriptor,
-        mask: 0x000f_ffff_ffff_ffc0,
-        width: u64::MAX,
-    },
-    Writable {
-        class: 0,
-        code: 0x4000,
-        field: VpField::PinControls,
-        mask: POSTED_INTERRUPTS,
-        width: 0xffff_ffff,
-    },
-    Writable {
-        class: 0,
-        code: 0x203c,
-        field: VpField::SharedEptPointer,
-        mask: 0x000f_ffff_ffff_f000,
-        width: u64::MAX,
-    },
-    Writable {
-        class: 0,
-        code: 0x401e,
-        field: VpField::SecondaryControls,
-        mask: 0xc000_0000,
-        width: 0xffff_ffff,
-    },
-    Writable {
-        class: 0,
-        code: 0x4024,
-        field: VpField::NotifyWindow,
-        mask: 0xffff_ffff,
-        width: 0xffff_ffff,
-    },
-    Writable {
-        class: 0x20,
-        code: 0xb,
-        field: VpField::PendingNmi,
-        mask: 3,
-        width: 0xff,
-    },
+static WRITABLE: [Writable; 10] = [
+    writable(
+        0,
+        POSTED_INTERRUPT_VECTOR as u64,
+        VpField::PostedInterruptVector,
+        0xffff,
+    ),
+    writable(
+        0,
+        POSTED_INTERRUPT_DESCRIPTOR as u64,
+        VpField::PostedInterruptDescriptor,
+        u64::MAX,
+    ),
+    writable(0, 0x4000, VpField::PinControls, POSTED_INTERRUPTS),
+    writable(0, 0x203c, VpField::SharedEptPointer, ADDRESS),
+    writable(0, 0x401e, VpField::SecondaryControls, SECONDARY),
+    writable(0, 0x4024, VpField::NotifyWindow, 0xffff_ffff),
+    writable(0x20, 0xb, VpField::PendingNmi, 0xff),
+    debug_writable(0, 0x4002, VpField::PrimaryControls, MONITOR_TRAP),
+    debug_writable(0, 0x681e, VpField::GuestRip, u64::MAX),
+    debug_writable(0, 0x6820, VpField::GuestRflags, u64::MAX),
 ];
 
-static VP_FIELDS: [Run; 26] = [
+/// Fields of a vCPU that only a host which debugs the TD can read: the first code, the number, and
+/// the difference from one to the next. Only what is in [`WRITABLE`] of them is modelled.
+static DEBUG_VP_FIELDS: [(u64, u64, u64, u64); 29] = [
+    (0x00, 0x0000, 4, 2),
+    (0x00, 0x0800, 11, 2),
+    (0x00, 0x2000, 6, 2),
+    (0x00, 0x2014, 14, 2),
+    (0x00, 0x2034, 7, 2),
+    (0x00, 0x204a, 2, 2),
+    (0x00, 0x2400, 1, 2),
+    (0x00, 0x2802, 8, 2),
+    (0x00, 0x2814, 3, 2),
+    (0x00, 0x4002, 14, 2),
+    (0x00, 0x4400, 8, 2),
+    (0x00, 0x4800, 20, 2),
+    (0x00, 0x482a, 1, 2),
+    (0x00, 0x482e, 1, 2),
+    (0x00, 0x6000, 8, 2),
+    (0x00, 0x6400, 6, 2),
+    (0x00, 0x6800, 23, 2),
+    (0x01, 0x00, 128, 1),
+    (0x02, 0x00, 2, 1),
+    (0x02, 0x02, 3, 1),
+    (0x02, 0x05, 1, 1),
+    (0x02, 0x10, 2, 1),
+    (0x10, 0x00, 4, 1),
+    (0x10, 0x05, 11, 1),
+    (0x11, 0x00, 4, 1),
+    (0x11, 0x06, 1, 1),
+    (0x11, 0x20, 1, 1),
+    (0x11, 0x28, 1, 1),
+    (0x12, 0x000, 594, 1),
+];
+
+fn is_debug_vp_field(field: Field) -> bool {
+    DEBUG_VP_FIELDS.iter().any(|(class, first, count, step)| {
+        field.class == *class
+            && field.code.checked_sub(*first).is_some_and(|distance| {
+                distance & step.wrapping_sub(1) == 0 && distance < count.wrapping_mul(*step)
+            })
+    })
+}
+
+static VP_FIELDS: [Run; 25] = [
     run(0x0024_0001_0000_0002, 1),
     run(0x0024_0003_0000_2004, 1),
     run(0x0024_0003_0000_200e, 1),
@@ -483,7 +549,6 @@ static VP_FIELDS: [Run; 26] = [
     run(0x2020_0000_0000_000b, 1),
     run(0x2020_0003_0000_000c, 1),
     run(0xa020_0003_0000_0010, 15),
-    run(0xa020_0003_0000_0020, 0),
 ];
 
 /// Reads a field of a vCPU. Returns it with the identifier of the next one.
@@ -499,8 +564,17 @@ pub(super) fn read_vp<P: Platform>(
     }
     let field = Field::decode(id)?;
     let newer = tdcs.call().module.profile().topology_enumeration;
-    let next = find(&VP_FIELDS, id, field, newer)?;
-    Ok((vp_value(tdcs, vp, field), next))
+    match find(&VP_FIELDS, id, field, newer) {
+        Ok(next) => Ok((vp_value(tdcs, vp, field), next)),
+        Err(_) if is_debug_vp_field(field) => {
+            if tdcs.get(TdcsField::Attributes) & ATTRIBUTE_DEBUG == 0 {
+                return Err(Status::METADATA_FIELD_NOT_READABLE.into());
+            }
+            // The order of these is not known.
+            Ok((vp_value(tdcs, vp, field), NO_FIELD))
+        }
+        Err(status) => Err(status.into()),
+    }
 }
 
 fn vp_value<P: Platform>(tdcs: &Tdcs<'_, P>, vp: &LockedVp<'_, P>, field: Field) -> u64 {
@@ -508,7 +582,7 @@ fn vp_value<P: Platform>(tdcs: &Tdcs<'_, P>, vp: &LockedVp<'_, P>, field: Field)
         .iter()
         .find(|writable| writable.class == field.class && writable.code == field.code);
     if let Some(writable) = writable {
-        return vp.get(writable.field) & writable.width;
+        return readable_bits(tdcs, writable, vp.get(writable.field));
     }
     match (field.class, field.code) {
         (0x00, 0x2004) => with_hkid(tdcs, tdcs.td().tdcs_page(TDCS_MSR_BITMAPS)),
@@ -543,32 +617,31 @@ pub(super) fn write_vp<P: Platform>(
 ) -> Result<u64, Status> {
     let field = Field::decode(id)?;
     let newer = tdcs.call().module.profile().topology_enumeration;
-    find(&VP_FIELDS, id, field, newer)?;
+    if let Err(status) = find(&VP_FIELDS, id, field, newer) {
+        if !is_debug_vp_field(field) {
+            return Err(status);
+        }
+    }
+    let debug = tdcs.get(TdcsField::Attributes) & ATTRIBUTE_DEBUG != 0;
     let writable = WRITABLE
         .iter()
         .find(|writable| writable.class == field.class && writable.code == field.code)
+        .filter(|writable| debug || !writable.debug)
         .filter(|writable| writable.mask & mask != 0)
         .ok_or(Status::METADATA_FIELD_NOT_WRITABLE)?;
 
-    let old = vp.get(writable.field) & writable.width;
-    let new = (old & !mask | value & mask) & writable.width;
-    let invalid = Status::METADATA_FIELD_VALUE_NOT_VALID;
-    // A field that was never set has no bits to keep.
-    let kept = match writable.field {
-        VpField::PostedInterruptVector | VpField::PostedInterruptDescriptor => 0,
-        _ => old,
-    };
-    if (kept ^ new) & !writable.mask != 0 {
-        return Err(invalid);
-    }
     let platform = tdcs.call().platform;
-    let valid = match writable.field {
-        VpField::PostedInterruptDescriptor => super::address::shared(platform, new, 64).is_some(),
-        VpField::SharedEptPointer => super::address::shared(platform, new, PAGE_SIZE).is_some(),
-        _ => true,
-    };
+    let old = vp.get(writable.field);
+    let new = old & !mask | value & mask;
+    let valid = (old ^ new) & !writable.mask == 0
+        && match writable.field {
+            VpField::PostedInterruptVector => new <= 0xff,
+            VpField::PostedInterruptDescriptor => address::shared(platform, new, 64).is_some(),
+            VpField::SharedEptPointer => address::shared(platform, new, PAGE_SIZE).is_some(),
+            _ => true,
+        };
     if !valid {
-        return Err(invalid);
+        return Err(Status::METADATA_FIELD_VALUE_NOT_VALID);
     }
     if writable.field == VpField::PinControls && new & POSTED_INTERRUPTS != 0 {
         let missing = Status::TD_VMCS_FIELD_NOT_INITIALIZED;
@@ -580,5 +653,14 @@ pub(super) fn write_vp<P: Platform>(
         }
     }
     vp.set(writable.field, new);
-    Ok(old)
+    Ok(readable_bits(tdcs, writable, old))
+}
+
+/// The bits of a field that the host may see.
+fn readable_bits<P: Platform>(tdcs: &Tdcs<'_, P>, writable: &Writable, value: u64) -> u64 {
+    let debug = tdcs.get(TdcsField::Attributes) & ATTRIBUTE_DEBUG != 0;
+    match writable.field {
+        VpField::PinControls | VpField::SecondaryControls if !debug => value & writable.mask,
+        _ => value,
+    }
 }

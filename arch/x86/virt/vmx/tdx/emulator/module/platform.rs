@@ -71,6 +71,8 @@ pub struct GuestVcpu {
     pub tdr: u64,
     /// The vCPU's index in its TD.
     pub index: u32,
+    /// The guest gets a virtualization exception, for a page it has not accepted.
+    pub inject_ve: bool,
 }
 
 /// Why a guest stopped running.
@@ -88,6 +90,8 @@ pub enum GuestExit {
         gpa: u64,
         /// The interruption information.
         interruption: u32,
+        /// The guest's instruction pointer.
+        rip: u64,
     },
 }
 
@@ -196,6 +200,11 @@ pub trait Platform {
 
     /// Writes back and invalidates the cache lines of a page as seen through an HKID.
     fn flush_page(&self, _pa: u64, _hkid: u16) {}
+
+    /// Whether the processor can make reports that other TDs can verify.
+    fn has_local_attestation(&self) -> bool {
+        false
+    }
 
     /// Whether an interrupt waits for the host.
     fn interrupt_pending(&self) -> bool {

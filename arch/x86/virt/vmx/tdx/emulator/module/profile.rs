@@ -26,6 +26,8 @@ pub struct Profile {
     pub(super) cpuid_config_reports_allowed: bool,
     /// TDH.SYS.DISABLE exists.
     pub(super) sys_disable: bool,
+    /// A TD that asked for RBP to be left alone gets that on all exits.
+    pub(super) keeps_rbp: bool,
     /// How many 4 KiB PAMT entries a TDH.SYS.TDMR.INIT initialises.
     pub(super) tdmr_init_pages: u64,
 }
@@ -42,6 +44,7 @@ pub static PROFILE_1_5_05: Profile = Profile {
     cpuid_config: &super::cpuid::CONFIG_1_5_05,
     cpuid_config_reports_allowed: true,
     sys_disable: true,
+    keeps_rbp: true,
     tdmr_init_pages: 32 * 1024,
 };
 
@@ -49,7 +52,7 @@ pub static PROFILE_1_5_05: Profile = Profile {
 pub static PROFILE_1_5_01: Profile = Profile {
     name: "1.5.01",
     id: 1,
-    update_version: 1,
+    update_version: 0,
     features0: 0x0f_0ebf,
     attributes_fixed0: 0x8000_0000_7000_0001,
     topology_enumeration: false,
@@ -57,6 +60,7 @@ pub static PROFILE_1_5_01: Profile = Profile {
     cpuid_config: &super::cpuid::CONFIG_1_5_01,
     cpuid_config_reports_allowed: false,
     sys_disable: false,
+    keeps_rbp: false,
     tdmr_init_pages: 1024,
 };
 

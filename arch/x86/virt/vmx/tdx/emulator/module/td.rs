@@ -351,6 +351,17 @@ pub(super) struct LockedTdcs<'c, P: Platform> {
     _lock: Held<'c, P>,
 }
 
+impl<'c, P: Platform> LockedTdcs<'c, P> {
+    /// The same structure, for when the lock is given back.
+    pub(super) fn unlocked(&self) -> Tdcs<'c, P> {
+        Tdcs {
+            call: self.tdcs.call,
+            td: self.tdcs.td,
+            base: self.tdcs.base,
+        }
+    }
+}
+
 impl<'c, P: Platform> core::ops::Deref for LockedTdcs<'c, P> {
     type Target = Tdcs<'c, P>;
 

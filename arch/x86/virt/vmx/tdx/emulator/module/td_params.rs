@@ -37,7 +37,10 @@ pub(super) const ARCH_CAPABILITIES_CONFIGURABLE: u64 = 1 << 4 | 1 << 19 | 1 << 2
 /// Bits of CONFIG_FLAGS that can be set.
 pub(super) const CONFIG_FLAGS: u64 = 7;
 
-const ATTRIBUTE_DEBUG: u64 = 1 << 0;
+/// The TD attribute that lets the host look into the TD.
+pub(super) const ATTRIBUTE_DEBUG: u64 = 1 << 0;
+/// The TD attribute that makes pages which are not accepted exit to the host.
+pub(super) const ATTRIBUTE_SEPT_VE_DISABLE: u64 = 1 << 28;
 const ATTRIBUTE_LASS: u64 = 1 << 27;
 const ATTRIBUTE_MIGRATABLE: u64 = 1 << 29;
 const ATTRIBUTE_PERFMON: u64 = 1 << 63;

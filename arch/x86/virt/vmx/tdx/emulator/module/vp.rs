@@ -31,6 +31,11 @@ pub(super) const MAX_TDVPS_PAGES: u64 = 15;
 /// How many TDVPS pages each L2 VM adds.
 pub(super) const L2_TDVPS_PAGES: u64 = 3;
 
+/// How many addresses of EPT violations are remembered.
+pub(super) const MAX_FAULTS: u64 = 32;
+/// How many EPT violations one instruction may cause before they look like single-stepping.
+const SUSPICIOUS_FAULTS: u64 = 6;
+
 /// The value of [`VpField::AssociatedLp`] that means none.
 pub(super) const NO_LP: u64 = u64::MAX;
 
@@ -84,11 +89,22 @@ pub(super) enum VpField {
     SecondaryControls = 0x120,
     NotifyWindow = 0x128,
     PendingNmi = 0x130,
+    PrimaryControls = 0x138,
+    GuestRip = 0x140,
+    GuestRflags = 0x148,
+    /// The instruction at which the last EPT violations were.
+    FaultRip = 0x180,
+    /// How many there were.
+    FaultCount = 0x188,
+    /// How many of their addresses are remembered.
+    FaultListLength = 0x190,
     GuestRbx = 0x200,
     GuestRcx = 0x208,
     GuestRdx = 0x210,
     GuestRsi = 0x218,
     GuestR8 = 0x220,
+    /// The remembered addresses, up to [`MAX_FAULTS`] of them.
+    FaultList = 0x300,
 }
 
 /// A vCPU whose TDVPR is locked, and its TD with it.
@@ -160,6 +176,11 @@ impl<'c, P: Platform> LockedVp<'c, P> {
     pub(super) fn init_vmcs(&self, tdcs: &Tdcs<'_, P>) {
         self.set(VpField::PostedInterruptVector, 0xffff);
         self.set(VpField::PostedInterruptDescriptor, u64::MAX);
+        self.set(VpField::PinControls, 0x29);
+        self.set(VpField::PrimaryControls, 0xb6a0_65fa);
+        self.set(VpField::SecondaryControls, 0x133c_b3fa);
+        self.set(VpField::GuestRip, 0xffff_fff0);
+        self.set(VpField::GuestRflags, 2);
         let zero_page = tdcs.td().tdcs_page(TDCS_ZERO_PAGE);
         let zero_page = metadata::with_hkid(tdcs, zero_page);
         self.set(VpField::SharedEptPointer, zero_page);
@@ -217,5 +238,33 @@ impl<'c, P: Platform> LockedVp<'c, P> {
         former.map_err(|_| Status::VCPU_NOT_ASSOCIATED)?;
         tdcs.fetch_add(TdcsField::NumAssociated, u64::MAX);
         Ok(())
+    }
+
+    /// Notes an EPT violation, and remembers its address if the guest may be single-stepped by it.
+    pub(super) fn count_fault(&self, rip: u64, gpa: u64) {
+        if self.get(VpField::FaultRip) != rip {
+            self.set(VpField::FaultRip, rip);
+            self.set(VpField::FaultCount, 0);
+            self.set(VpField::FaultListLength, 0);
+        }
+        let count = self.get(VpField::FaultCount).saturating_add(1);
+        self.set(VpField::FaultCount, count);
+        let length = self.get(VpField::FaultListLength);
+        let known = self.faults().any(|fault| fault == gpa);
+        if count > SUSPICIOUS_FAULTS && !known && length < MAX_FAULTS {
+            self.call.platform.write64(self.fault_pa(length), gpa);
+            self.set(VpField::FaultListLength, length.wrapping_add(1));
+        }
+    }
+
+    /// The remembered addresses of EPT violations.
+    pub(super) fn faults(&self) -> impl Iterator<Item = u64> + '_ {
+        let length = self.get(VpField::FaultListLength).min(MAX_FAULTS);
+        (0..length).map(|index| self.call.platform.read64(self.fault_pa(index)))
+    }
+
+    fn fault_pa(&self, index: u64) -> u64 {
+        let offset = index.min(MAX_FAULTS).wrapping_mul(8);
+        self.field_pa(VpField::FaultList).wrapping_add(offset)
     }
 }

@@ -72,5 +72,9 @@ pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResul
     entry.set(SeptEntry::table(page.pa));
     td.add_children(1);
     page.assign(PageType::Ept, td.tdr);
+    if call.version > 0 {
+        // Of the pages given for the TD and its L2 VMs, this one is used up.
+        regs.r8 = u64::MAX;
+    }
     Ok(())
 }

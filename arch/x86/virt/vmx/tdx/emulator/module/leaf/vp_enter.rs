@@ -17,7 +17,15 @@ use crate::module::{
         GuestExit,
         GuestVcpu, //
     },
-    td::TdcsField,
+    sept::{
+        self,
+        SeptState, //
+    },
+    td::{
+        Tdcs,
+        TdcsField, //
+    },
+    td_params::ATTRIBUTE_SEPT_VE_DISABLE,
     vp::{
         LockedVp,
         VcpuState,
@@ -46,8 +54,17 @@ pub(super) const INFO: LeafInfo = LeafInfo {
 const CANNOT_RUN: u32 = 1 << 31 | 33;
 /// The exit reason of a triple fault.
 const TRIPLE_FAULT: u32 = 2;
-/// The exit reasons of an EPT violation and of an EPT misconfiguration.
-const EPT_EXITS: [u32; 2] = [48, 49];
+const EXTERNAL_INTERRUPT: u32 = 1;
+const EPT_VIOLATION: u32 = 48;
+const EPT_MISCONFIGURATION: u32 = 49;
+/// The bit of an EPT violation's qualification for a write.
+const QUALIFICATION_WRITE: u64 = 1 << 1;
+/// The extended qualification of an access to a page that is not accepted.
+const PENDING_PAGE: u64 = 6;
+/// The bit of CONFIG_FLAGS that makes exits leave RBP alone.
+const NO_RBP_MOD: u64 = 1 << 2;
+/// How often a guest goes on by itself before the host gets its turn.
+const MAX_RESUMES: u32 = 1000;
 
 /// The bits of RCX that are the TDVPR.
 const TDVPR: u64 = 0x000f_ffff_ffff_f000;
@@ -98,16 +115,30 @@ pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResul
         fetch_add(platform, tdcs.epoch_users_pa(epoch), 1);
         epoch
     };
+    let users = tdcs.epoch_users_pa(epoch);
+    match stepped_fault(&vp, &tdcs) {
+        Ok(None) => {}
+        Ok(Some(gpa)) => {
+            fetch_add(platform, users, u64::MAX);
+            clear_outputs(regs);
+            regs.rcx = QUALIFICATION_WRITE;
+            regs.r8 = gpa & !0xfff;
+            return Err(Status::SUCCESS.detail(EPT_VIOLATION));
+        }
+        Err(status) => {
+            fetch_add(platform, users, u64::MAX);
+            return Err(status);
+        }
+    }
+
     vp.set(VpField::Epoch, epoch);
     vp.set_state(VcpuState::Active);
-    let users = tdcs.epoch_users_pa(epoch);
-    // The guest runs without the operation state being locked.
-    drop(tdcs);
-    let exit = platform.enter_guest(&GuestVcpu {
-        tdvpr: vp.tdvpr(),
-        tdr: vp.td.tdr,
-        index: vp.get(VpField::Index) as u32,
-    });
+    let exit = {
+        let view = tdcs.unlocked();
+        // The guest runs without the operation state being locked.
+        drop(tdcs);
+        run_guest(&vp, &view)
+    };
     fetch_add(platform, users, u64::MAX);
     vp.set_state(VcpuState::Ready);
     vp.set(VpField::LastExit, 0);
@@ -115,14 +146,98 @@ pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResul
     leave(&vp, exit, regs)
 }
 
-/// Sets the registers that tell the host about a VM exit.
-fn leave<P: Platform>(vp: &LockedVp<'_, P>, exit: GuestExit, regs: &mut Regs) -> LeafResult {
+/// An exit, with what the module adds to it.
+struct Exit {
+    exit: GuestExit,
+    /// What RDX tells.
+    extended_qualification: u64,
+}
+
+/// Runs the guest until it exits for a reason that is the host's to know.
+fn run_guest<P: Platform>(vp: &LockedVp<'_, P>, tdcs: &Tdcs<'_, P>) -> Exit {
+    let mut vcpu = GuestVcpu {
+        tdvpr: vp.tdvpr(),
+        tdr: vp.td.tdr,
+        index: vp.get(VpField::Index) as u32,
+        inject_ve: false,
+    };
+    let ve_disabled = tdcs.get(TdcsField::Attributes) & ATTRIBUTE_SEPT_VE_DISABLE != 0;
+    for _ in 0..MAX_RESUMES {
+        let exit = tdcs.call().platform.enter_guest(&vcpu);
+        let mut extended_qualification = 0;
+        if let GuestExit::VmExit {
+            reason: EPT_VIOLATION,
+            gpa,
+            rip,
+            ..
+        } = exit
+        {
+            if sept::check_private(tdcs, gpa).is_ok() {
+                match sept::walk(tdcs, gpa, 0).0.entry.state() {
+                    SeptState::Pending if !ve_disabled => {
+                        vcpu.inject_ve = true;
+                        continue;
+                    }
+                    SeptState::Pending => extended_qualification = PENDING_PAGE,
+                    _ => {}
+                }
+                vp.count_fault(rip, gpa & !0xfff);
+            }
+        }
+        return Exit {
+            exit,
+            extended_qualification,
+        };
+    }
+    // As if an interrupt had come.
+    Exit {
+        exit: GuestExit::VmExit {
+            reason: EXTERNAL_INTERRUPT,
+            qualification: 0,
+            gpa: 0,
+            interruption: 0,
+            rip: 0,
+        },
+        extended_qualification: 0,
+    }
+}
+
+/// Looks for an address that the host may use to step the guest: one that faulted often at the same
+/// instruction, and would again.
+fn stepped_fault<P: Platform>(
+    vp: &LockedVp<'_, P>,
+    tdcs: &Tdcs<'_, P>,
+) -> Result<Option<u64>, Status> {
+    if vp.get(VpField::FaultListLength) == 0 {
+        return Ok(None);
+    }
+    let _tree = sept::lock_tree(tdcs, LockMode::Exclusive)?;
+    let faults = |gpa: &u64| sept::walk(tdcs, *gpa, 0).0.entry.state() != SeptState::Mapped;
+    let gpa = vp.faults().find(faults);
+    Ok(gpa)
+}
+
+/// Clears the registers that tell about an exit.
+fn clear_outputs(regs: &mut Regs) {
     *regs = Regs {
         rax: regs.rax,
         rbp: regs.rbp,
         ..Regs::default()
     };
-    match exit {
+}
+
+/// Sets the registers that tell the host about a VM exit.
+fn leave<P: Platform>(vp: &LockedVp<'_, P>, exit: Exit, regs: &mut Regs) -> LeafResult {
+    clear_outputs(regs);
+    let tdcs = vp.td.tdcs();
+    let no_rbp_mod = |tdcs: &Tdcs<'_, P>| tdcs.get(TdcsField::ConfigFlags) & NO_RBP_MOD != 0;
+    let keeps_rbp = tdcs
+        .as_ref()
+        .is_some_and(|tdcs| tdcs.call().module.profile().keeps_rbp && no_rbp_mod(tdcs));
+    if !keeps_rbp {
+        regs.rbp = 0;
+    }
+    match exit.exit {
         GuestExit::Unsupported => Err(Status::NON_RECOVERABLE_VCPU.detail(CANNOT_RUN)),
         GuestExit::VmExit {
             reason: TRIPLE_FAULT,
@@ -136,12 +251,14 @@ fn leave<P: Platform>(vp: &LockedVp<'_, P>, exit: GuestExit, regs: &mut Regs) ->
             qualification,
             gpa,
             interruption,
+            ..
         } => {
             regs.rcx = qualification & 0xffff_ffff;
-            if EPT_EXITS.contains(&(reason & 0xffff)) {
-                regs.rcx &= !0xf80;
+            if matches!(reason & 0xffff, EPT_VIOLATION | EPT_MISCONFIGURATION) {
+                regs.rcx &= !0x1f80;
                 regs.r8 = gpa & !0xfff;
             }
+            regs.rdx = exit.extended_qualification;
             regs.r9 = u64::from(interruption);
             Err(Status::SUCCESS.detail(reason))
         }
