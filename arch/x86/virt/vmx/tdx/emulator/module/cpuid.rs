@@ -15,7 +15,7 @@ use super::{
 
 /// A CPUID leaf that `TD_PARAMS` configures.
 #[derive(Clone, Copy, Debug)]
-pub struct CpuidConfig {
+pub(super) struct CpuidConfig {
     /// The leaf.
     pub leaf: u32,
     /// The subleaf, [`None`] if the leaf has none.
@@ -437,8 +437,9 @@ impl<P: Platform> Builder<'_, '_, P> {
 
     /// A level of the topology, as leaf 0xb tells it: threads, and all above them as cores.
     fn old_topology_level(&self, level: u32) -> [u32; 4] {
-        let level_type = |values: [u32; 4]| values[2] >> 8 & 0xff;
-        let with_type = |values: [u32; 4], kind: u32| [values[0], values[1], level | kind << 8, 0];
+        let level_type = |values: [u32; 4]| (values[2] >> 8) & 0xff;
+        let with_type =
+            |values: [u32; 4], kind: u32| [values[0], values[1], level | (kind << 8), 0];
         let levels = || (0..TOPOLOGY_LEVELS).map(|level| self.topology_level(level));
         if level == 0 {
             let threads = levels().find(|values| level_type(*values) == 1);
@@ -548,8 +549,8 @@ pub(super) fn store<P: Platform>(
     for (index, leaf) in leaves(call.module.profile()) {
         let [eax, ebx, ecx, edx] = builder.value(leaf).map(u64::from);
         let pa = value_pa(tdcs, index);
-        call.platform.write64(pa, eax | ebx << 32);
-        call.platform.write64(pa.wrapping_add(8), ecx | edx << 32);
+        call.platform.write64(pa, eax | (ebx << 32));
+        call.platform.write64(pa.wrapping_add(8), ecx | (edx << 32));
     }
 }
 
@@ -574,7 +575,7 @@ pub(super) fn check_topology(profile: &Profile, configured: Configured<'_>) -> R
     }
     let (mut last, mut ended, mut core) = (0, false, false);
     for [_, _, ecx, _] in levels() {
-        let level_type = ecx >> 8 & 0xff;
+        let level_type = (ecx >> 8) & 0xff;
         if level_type == 0 {
             ended = true;
             continue;
@@ -603,7 +604,7 @@ fn field_code(leaf: &VirtualLeaf, half: u64) -> u64 {
         .subleaf
         .map_or(0x1fe, |subleaf| u64::from(subleaf & 0x7f) << 1);
     let number = u64::from(leaf.leaf);
-    half | subleaf | (number & 0x7f) << 9 | (number >> 31) << 16
+    half | subleaf | ((number & 0x7f) << 9) | ((number >> 31) << 16)
 }
 
 /// Reads a CPUID value by its code as a metadata field.
@@ -614,8 +615,8 @@ pub(super) fn read_field<P: Platform>(
     code: u64,
 ) -> Result<(u64, Option<u64>), Status> {
     let call = tdcs.call();
-    let number = (code >> 9 & 0x7f) as u32 | ((code >> 16 & 1) as u32) << 31;
-    let subleaf = (code & 0x100 == 0).then_some((code >> 1 & 0x7f) as u32);
+    let number = ((code >> 9) & 0x7f) as u32 | ((((code >> 16) & 1) as u32) << 31);
+    let subleaf = (code & 0x100 == 0).then_some(((code >> 1) & 0x7f) as u32);
     let half = code & 1;
     let mut found = leaves(call.module.profile()).skip_while(|(_, leaf)| {
         // A leaf without subleaves answers for each.
@@ -665,7 +666,7 @@ pub(super) fn config_value<P: Platform>(call: &Call<'_, P>, index: u64) -> u64 {
     }
     let [eax, ebx, ecx, edx] = values.map(u64::from);
     match index & 1 {
-        0 => eax | ebx << 32,
-        _ => ecx | edx << 32,
+        0 => eax | (ebx << 32),
+        _ => ecx | (edx << 32),
     }
 }

@@ -52,7 +52,7 @@ pub struct KotEntry {
 
 impl KotEntry {
     const fn encode(self) -> u32 {
-        self.state as u32 | (self.packages as u32) << 8
+        self.state as u32 | ((self.packages as u32) << 8)
     }
 
     const fn decode(raw: u32) -> Self {
@@ -196,7 +196,7 @@ impl WriteBack {
     pub(super) fn finish(&self, kot: &KeyOwnershipTable, package: u32) {
         for (word, bits) in self.hkids.iter().enumerate() {
             let bits = bits.swap(0, Ordering::Relaxed);
-            for bit in (0..64usize).filter(|bit| bits >> bit & 1 != 0) {
+            for bit in (0..64usize).filter(|bit| (bits >> bit) & 1 != 0) {
                 kot.written_back(word.wrapping_mul(64).wrapping_add(bit), package);
             }
         }

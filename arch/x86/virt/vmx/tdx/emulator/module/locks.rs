@@ -72,7 +72,7 @@ pub struct LockRecord {
 
 /// The error of a lock that somebody else holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Busy;
+pub(super) struct Busy;
 
 const EXCLUSIVE: u64 = 1 << 0;
 const SHARED_ONE: u64 = 1 << 1;

@@ -71,7 +71,7 @@ const fn run(id: u64, count: u32) -> Run {
 
 impl Run {
     const fn class(&self) -> u64 {
-        self.id >> CLASS_SHIFT & CLASS_MASK
+        (self.id >> CLASS_SHIFT) & CLASS_MASK
     }
 
     /// The index of a field in the run.
@@ -94,7 +94,7 @@ impl Field {
             return Err(Status::METADATA_FIELD_ID_INCORRECT);
         }
         Ok(Self {
-            class: id >> CLASS_SHIFT & CLASS_MASK,
+            class: (id >> CLASS_SHIFT) & CLASS_MASK,
             code: id & CODE,
         })
     }
@@ -191,7 +191,7 @@ fn sys_value<P: Platform>(call: &Call<'_, P>, field: Field) -> u64 {
         (0x08, 5) => profile.update_version,
         (0x09, 3) => 0xf,
         (0x0a, 1) => 1,
-        (0x0a, 8) => profile.features0 | u64::from(platform.has_local_attestation()) << 8,
+        (0x0a, 8) => profile.features0 | (u64::from(platform.has_local_attestation()) << 8),
         (0x10, 0) => 32,
         (0x10, code @ 0x80..=0x9f) => cmr(platform, code.wrapping_sub(0x80)).0,
         (0x10, code @ 0x100..=0x11f) => cmr(platform, code.wrapping_sub(0x100)).1,
@@ -213,7 +213,7 @@ fn sys_value<P: Platform>(call: &Call<'_, P>, field: Field) -> u64 {
         (0x19, code @ 0x400..=0x41f) => {
             let config = profile.cpuid_config.get((code & 0x1f) as usize);
             config.map_or(u64::MAX, |config| {
-                u64::from(config.leaf) | u64::from(config.subleaf.unwrap_or(u32::MAX)) << 32
+                u64::from(config.leaf) | (u64::from(config.subleaf.unwrap_or(u32::MAX)) << 32)
             })
         }
         (0x19, code @ 0x500..=0x53f) => cpuid::config_value(call, code & 0x3f),
@@ -367,7 +367,7 @@ fn td_value<P: Platform>(tdcs: &Tdcs<'_, P>, field: Field) -> u64 {
 /// The size of a compacted XSAVE area for the TD's XFAM.
 fn extended_state_size<P: Platform>(tdcs: &Tdcs<'_, P>) -> u64 {
     let xfam = tdcs.get(TdcsField::Xfam);
-    let components = (2u32..63).filter(|component| xfam >> component & 1 != 0);
+    let components = (2u32..63).filter(|component| (xfam >> component) & 1 != 0);
     components.fold(512 + 64, |size: u64, component| {
         let [bytes, _, flags, _] = tdcs.call().platform.cpuid(0xd, component);
         let aligned = match flags & 2 {
@@ -381,7 +381,7 @@ fn extended_state_size<P: Platform>(tdcs: &Tdcs<'_, P>) -> u64 {
 /// An address as the processor sees it with the TD's key.
 pub(super) fn with_hkid<P: Platform>(tdcs: &Tdcs<'_, P>, pa: u64) -> u64 {
     let bits = tdcs.call().platform.layout().address_bits.min(52);
-    pa | u64::from(tdcs.td().hkid()) << bits
+    pa | (u64::from(tdcs.td().hkid()) << bits)
 }
 
 /// The pointer to the Secure EPT.

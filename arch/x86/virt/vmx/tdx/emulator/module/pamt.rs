@@ -193,8 +193,8 @@ impl<P: Platform> LockedPage<'_, P> {
         platform.write64(self.entry.pa.wrapping_add(8), 0);
         self.set(|value| {
             value & !(TYPE_MASK | OWNER_MASK)
-                | (page_type as u64) << TYPE_SHIFT
-                | owner << OWNER_SHIFT
+                | ((page_type as u64) << TYPE_SHIFT)
+                | (owner << OWNER_SHIFT)
         });
         self.call.module.count_pages(page_type, self.pages());
         platform.observe(Event::PageTaken(self.range()));

@@ -234,7 +234,7 @@ impl Walk {
     /// Describes the entry in RCX and RDX, as some failures do.
     pub(super) fn describe(&self, regs: &mut Regs) {
         regs.rcx = self.entry.masked();
-        regs.rdx = u64::from(self.level) | self.entry.state().public_code() << 8;
+        regs.rdx = u64::from(self.level) | (self.entry.state().public_code() << 8);
     }
 
     /// A status about RCX that comes with a description of the entry.
@@ -250,7 +250,7 @@ pub(super) fn walk<P: Platform>(tdcs: &Tdcs<'_, P>, gpa: u64, level: u8) -> (Wal
     let mut table = tdcs.td().tdcs_page(TDCS_SEPT_ROOT);
     let mut current = tdcs.root_level();
     loop {
-        let index = gpa >> (12 + 9 * u32::from(current)) & 0x1ff;
+        let index = (gpa >> (12 + 9 * u32::from(current))) & 0x1ff;
         let pa = table.wrapping_add(index.wrapping_mul(8));
         let walk = Walk {
             pa,

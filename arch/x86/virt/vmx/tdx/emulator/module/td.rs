@@ -426,7 +426,7 @@ impl<'c, P: Platform> Tdcs<'c, P> {
     /// The level of the entries in the root of the Secure EPT: 3 or 4.
     pub(super) fn root_level(&self) -> u8 {
         // The field holds the number of levels, less one.
-        match self.get(TdcsField::EptpControls) >> 3 & 7 {
+        match (self.get(TdcsField::EptpControls) >> 3) & 7 {
             4 => 4,
             _ => 3,
         }

@@ -32,7 +32,7 @@ pub(super) const XFAM_FIXED1: u64 = 3;
 /// TD attributes that must be set.
 pub(super) const ATTRIBUTES_FIXED1: u64 = 0;
 /// Bits of `IA32_ARCH_CAPABILITIES` that can be chosen.
-pub(super) const ARCH_CAPABILITIES_CONFIGURABLE: u64 = 1 << 4 | 1 << 19 | 1 << 20 | 1 << 24;
+pub(super) const ARCH_CAPABILITIES_CONFIGURABLE: u64 = (1 << 4) | (1 << 19) | (1 << 20) | (1 << 24);
 
 /// Bits of CONFIG_FLAGS that can be set.
 pub(super) const CONFIG_FLAGS: u64 = 7;
@@ -61,7 +61,7 @@ const CPUID_VALUES: usize = 256;
 /// The TD attributes that may be set here.
 pub(super) fn attributes_fixed0<P: Platform>(module: &super::Module, platform: &P) -> u64 {
     let profile = module.profile();
-    let has_lass = profile.topology_enumeration && platform.cpuid(7, 1)[0] & 1 << 6 != 0;
+    let has_lass = profile.topology_enumeration && platform.cpuid(7, 1)[0] & (1 << 6) != 0;
     profile.attributes_fixed0 | if has_lass { ATTRIBUTE_LASS } else { 0 }
 }
 
@@ -75,7 +75,7 @@ fn xfam_is_valid<P: Platform>(platform: &P, xfam: u64) -> bool {
     xfam & !xfam_fixed0(platform) == 0
         && xfam & XFAM_FIXED1 == XFAM_FIXED1
         && all_or_none(7 << 5)
-        && (xfam & 7 << 5 == 0 || xfam & 1 << 2 != 0)
+        && (xfam & (7 << 5) == 0 || xfam & (1 << 2) != 0)
         && all_or_none(3 << 11)
         && all_or_none(3 << 17)
 }
@@ -263,7 +263,7 @@ fn eptp_is_valid<P: Platform>(platform: &P, controls: u64, wide_gpa: bool) -> bo
     };
     let layout = platform.layout();
     let width = layout.address_bits.saturating_add(layout.hkid_bits);
-    let can_five = width >= 49 && platform.cpuid(7, 0)[2] & 1 << 16 != 0;
+    let can_five = width >= 49 && platform.cpuid(7, 0)[2] & (1 << 16) != 0;
     if five_levels {
         can_five
     } else {
@@ -279,7 +279,7 @@ fn check_cpuid<P: Platform>(
     regs: &mut Regs,
 ) -> Result<(), Status> {
     let error = Err(Status::OPERAND_INVALID.on(Operand::CpuidConfig));
-    let where_ = u64::from(config.leaf) | u64::from(config.subleaf.unwrap_or(u32::MAX)) << 32;
+    let where_ = u64::from(config.leaf) | (u64::from(config.subleaf.unwrap_or(u32::MAX)) << 32);
     let masks = config.direct.iter().zip(config.allow);
     if values
         .iter()
@@ -330,7 +330,7 @@ fn scale(virtual_hz: u64, native_hz: u64) -> u64 {
         if one {
             rest = rest.wrapping_sub(native_hz);
         }
-        quotient = quotient << 1 | u64::from(one);
+        quotient = (quotient << 1) | u64::from(one);
     }
     quotient
 }
@@ -349,5 +349,5 @@ fn multiply(tsc: u64, multiplier: u64) -> u64 {
         .wrapping_add(high(lh))
         .wrapping_add(high(hl))
         .wrapping_add(high(middle));
-    upper << 16 | low(middle) >> 16
+    (upper << 16) | (low(middle) >> 16)
 }

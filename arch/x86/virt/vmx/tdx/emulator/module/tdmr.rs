@@ -124,7 +124,7 @@ impl TdmrInfo {
         let mut end = 0u64;
         let mut ended = false;
         for (area_index, area) in self.reserved.iter().enumerate() {
-            let detail = index | (area_index as u32) << 8;
+            let detail = index | ((area_index as u32) << 8);
             if area.size == 0 {
                 ended = true;
                 continue;
@@ -154,7 +154,7 @@ impl TdmrInfo {
         others: &Tdmrs,
     ) -> Result<(), Status> {
         for (level, pamt) in self.pamt.iter().enumerate() {
-            let detail = index | (level as u32) << 8;
+            let detail = index | ((level as u32) << 8);
             let entries = self.range.size >> (12 + 9 * (level as u32).min(2));
             let valid = is_aligned(pamt.base | pamt.size, PAGE_SIZE)
                 && pamt.size >= entries.saturating_mul(PAMT_ENTRY_SIZE)
@@ -166,10 +166,10 @@ impl TdmrInfo {
             }
         }
         for (level, pamt) in self.pamt.iter().enumerate() {
-            let detail = index | (level as u32) << 8;
+            let detail = index | ((level as u32) << 8);
             let own = self.pamt.iter().take(level);
             if own.clone().any(|other| pamt.overlaps(other)) || !self.leaves_free(pamt) {
-                return Err(Status::PAMT_OVERLAP.detail(detail | index << 16));
+                return Err(Status::PAMT_OVERLAP.detail(detail | (index << 16)));
             }
             for (other_index, other) in others.iter().enumerate() {
                 let other = other.info();
@@ -177,7 +177,7 @@ impl TdmrInfo {
                     || !other.leaves_free(pamt)
                     || !self.leaves_free(other.pamt.get(level).unwrap_or(pamt));
                 if overlap {
-                    let detail = detail | (other_index as u32) << 16;
+                    let detail = detail | ((other_index as u32) << 16);
                     return Err(Status::PAMT_OVERLAP.detail(detail));
                 }
             }

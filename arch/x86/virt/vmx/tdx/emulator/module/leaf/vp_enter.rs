@@ -51,7 +51,7 @@ pub(super) const INFO: LeafInfo = LeafInfo {
 ///
 /// Without bit 31, the mark of an entry that failed, Linux would look for the guest's RIP, which it
 /// must not have.
-const CANNOT_RUN: u32 = 1 << 31 | 33;
+const CANNOT_RUN: u32 = (1 << 31) | 33;
 /// The exit reason of a triple fault.
 const TRIPLE_FAULT: u32 = 2;
 const EXTERNAL_INTERRUPT: u32 = 1;
