@@ -42,8 +42,12 @@ host-test:
 compile-fail:
 	@scripts/test-group compile-fail
 
+## the kernel in its other shapes: kvm-intel as a module, no emulator, Rust off
+variants:
+	@scripts/test-group variants
+
 # What the machine's programs are made of.
-payload:
+payload tdxvm:
 	@scripts/payload
 
 ## look for a newer kernel source in Debian's backports
@@ -66,6 +70,6 @@ help:
 	@echo
 	@awk '/^## /{ text = substr($$0, 4) } /^[a-z-]+:/ { if (text) printf "  %-14s %s\n", substr($$1, 1, index($$1, ":") - 1), text; text = "" }' $(MAKEFILE_LIST)
 
-.PHONY: run test shell kernel kunit kselftest host-test compile-fail payload source-update clean distclean help
+.PHONY: run test shell kernel kunit kselftest host-test compile-fail variants payload tdxvm source-update clean distclean help
 
 export LINUX FIRMWARE JOBS FILTER TESTS
