@@ -164,7 +164,11 @@ void tdx_emulator_fill(u64 pa, size_t len, u8 byte)
 {
 	void *va = ram_ptr(pa, len);
 
-	if (va)
+	if (!va)
+		return;
+	if (IS_ALIGNED(pa | len, sizeof(u64)))
+		memset64(va, byte * 0x0101010101010101ULL, len / sizeof(u64));
+	else
 		memset(va, byte, len);
 }
 
@@ -176,9 +180,9 @@ void tdx_emulator_copy_page(u64 to, u64 from)
 	if (!dst)
 		return;
 	if (src)
-		memcpy(dst, src, PAGE_SIZE);
+		copy_page(dst, src);
 	else
-		memset(dst, 0xff, PAGE_SIZE);
+		tdx_emulator_fill(to, PAGE_SIZE, 0xff);
 }
 
 /*
