@@ -8,16 +8,16 @@ MAKEFLAGS += --no-print-directory
 KERNEL := scripts/kernel --if-changed machine machine overlay
 
 ## a TD set up by Linux, from nothing to the report
-run: payload
+run: prepare payload
 	@$(KERNEL)
 	@scripts/run
 
 ## every test; ends in "N passed, N failed, N skipped"
-test:
+test: prepare
 	@scripts/test-group --all
 
 ## a root shell in the machine
-shell: payload
+shell: prepare payload
 	@$(KERNEL)
 	@scripts/kselftest
 	@scripts/machine/boot --job shell --interactive
@@ -27,27 +27,31 @@ kernel:
 	@scripts/kernel machine machine overlay
 
 ## KUnit suites under QEMU (FILTER=glob)
-kunit:
+kunit: prepare
 	@scripts/test-group kunit
 
 ## KVM selftests in the machine (TESTS=a,b)
-kselftest:
+kselftest: prepare
 	@scripts/test-group kselftest
 
 ## host-side tests: the emulated module's core, tdxvm
-host-test:
+host-test: prepare
 	@scripts/test-group host
 
 ## what must not compile
-compile-fail:
+compile-fail: prepare
 	@scripts/test-group compile-fail
 
 ## the kernel in its other shapes: kvm-intel as a module, no emulator, Rust off
-variants:
+variants: prepare
 	@scripts/test-group variants
 
+# What the host lacks, above all the toolchain root.
+prepare:
+	@scripts/toolchain >/dev/null
+
 # What the machine's programs are made of.
-payload tdxvm:
+payload tdxvm: prepare
 	@scripts/payload
 
 ## look for a newer kernel source in Debian's backports
@@ -70,6 +74,6 @@ help:
 	@echo
 	@awk '/^## /{ text = substr($$0, 4) } /^[a-z-]+:/ { if (text) printf "  %-14s %s\n", substr($$1, 1, index($$1, ":") - 1), text; text = "" }' $(MAKEFILE_LIST)
 
-.PHONY: run test shell kernel kunit kselftest host-test compile-fail variants payload tdxvm source-update clean distclean help
+.PHONY: run test shell kernel kunit kselftest host-test compile-fail variants prepare payload tdxvm source-update clean distclean help
 
 export LINUX FIRMWARE JOBS FILTER TESTS

@@ -5,6 +5,7 @@
 
 set -euo pipefail
 
+PATH=$PATH:/usr/sbin:/sbin
 TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 BUILD=$TOP/build
 LOGS=$BUILD/log
