@@ -9,13 +9,17 @@ use crate::{
     },
     module::{
         CallResult,
+        LockRecord,
         Module,
         Outcome,
         Platform,
         Profile,
-        Regs, //
+        Regs,
+        Status, //
     },
 };
+
+use std::collections::HashMap;
 
 /// The HKID for the module itself, on [`machine::server`].
 pub const GLOBAL_HKID: u16 = 32;
@@ -28,8 +32,12 @@ pub const TDMR_SIZE: u64 = 0x4000_0000;
 /// Memory that the host keeps for itself, 64 KiB of it.
 pub const HOST_PAGE: u64 = 0x2000_0000;
 
-const PAMT_BASE: u64 = 0x1000_0000;
-const TDMR_INFO: u64 = 0x1f00_0000;
+/// Where the PAMTs lie.
+pub const PAMT_BASE: u64 = 0x1000_0000;
+/// How much memory the PAMTs have at most.
+const PAMT_SIZE: u64 = 0x80_0000;
+/// Where the description of the TDMR lies.
+pub const TDMR_INFO: u64 = 0x1f00_0000;
 
 /// The numbers of the leaves.
 #[allow(missing_docs)]
@@ -142,13 +150,100 @@ impl Host {
         regs
     }
 
-    /// Brings up the module with one TDMR.
-    pub fn bring_up(&self) {
+    /// Calls a leaf that must fail with this status and change nothing.
+    ///
+    /// # Panics
+    ///
+    /// If it does not fail so, changes memory, or keeps a lock.
+    #[track_caller]
+    pub fn fails(&self, rax: u64, operands: &[u64], expected: Status) -> Regs {
+        let before = self.memory();
+        let regs = self.fails_with_effects(rax, operands, expected);
+        assert!(
+            self.memory() == before,
+            "leaf {rax:#x} {operands:x?} changed memory although it failed"
+        );
+        regs
+    }
+
+    /// A copy of all memory, without the marks in the PAMT by which a host that waits for a page
+    /// keeps guests away from it: a leaf that comes next may take those away.
+    pub fn memory(&self) -> HashMap<u64, Box<[u8; 4096]>> {
+        let mut memory = self.machine.snapshot();
+        let pamt = PAMT_BASE / 4096..(PAMT_BASE + PAMT_SIZE) / 4096;
+        for (_, page) in memory.iter_mut().filter(|(frame, _)| pamt.contains(frame)) {
+            for entry in page.chunks_exact_mut(16) {
+                entry[1] &= 0x7f;
+            }
+        }
+        memory
+    }
+
+    /// Calls a leaf that must fail with this status, but may change something before.
+    ///
+    /// # Panics
+    ///
+    /// If it does not fail so, or keeps a lock.
+    #[track_caller]
+    pub fn fails_with_effects(&self, rax: u64, operands: &[u64], expected: Status) -> Regs {
+        self.machine.take_events();
+        let (status, regs) = self.call(rax, operands);
+        assert_eq!(
+            status,
+            expected.raw(),
+            "leaf {rax:#x} {operands:x?}: {status:#x}, expected {:#x}",
+            expected.raw()
+        );
+        let held = Machine::held_locks(&self.machine.take_events());
+        assert!(held.is_empty(), "leaf {rax:#x} keeps {held:?}");
+        regs
+    }
+
+    /// Calls a leaf with a lock held by another processor, which must make it fail so.
+    ///
+    /// # Panics
+    ///
+    /// If it does not.
+    #[track_caller]
+    pub fn busy(&self, record: LockRecord, rax: u64, operands: &[u64], expected: Status) {
+        let other = self.machine.lp(1);
+        assert!(self.module.hold(&other, record), "cannot hold {record:?}");
+        self.fails_with_effects(rax, operands, expected);
+        self.module.release(&other, record);
+    }
+
+    /// Calls a leaf with a lock held by another processor, which must not hinder it.
+    ///
+    /// # Panics
+    ///
+    /// If it does.
+    #[track_caller]
+    pub fn not_busy(&self, record: LockRecord, rax: u64, operands: &[u64]) -> Regs {
+        let other = self.machine.lp(1);
+        assert!(self.module.hold(&other, record), "cannot hold {record:?}");
+        let regs = self.ok(rax, operands);
+        self.module.release(&other, record);
+        regs
+    }
+
+    /// Initialises the module and all processors.
+    pub fn init(&self) {
         self.ok(leaf::SYS_INIT, &[]);
-        let lps = self.machine.lp(0).lp_count();
-        for lp in 0..lps {
+        for lp in 0..self.machine.lp(0).lp_count() {
             self.on(lp).ok_on(leaf::SYS_LP_INIT, &[]);
         }
+    }
+
+    /// The first processor of each package.
+    fn first_lps(&self) -> Vec<u32> {
+        let packages = &self.machine.config().packages;
+        let is_first = |lp: &usize| !packages[..*lp].contains(&packages[*lp]);
+        let lps = (0..packages.len()).filter(is_first);
+        lps.map(|lp| lp as u32).collect()
+    }
+
+    /// Writes the description of one TDMR. Returns the operands for TDH.SYS.CONFIG.
+    pub fn describe_tdmr(&self) -> [u64; 3] {
         let pages = TDMR_SIZE / 4096;
         let info = [
             TDMR_BASE,
@@ -166,22 +261,24 @@ impl Host {
             self.machine.lp(0).write64(TDMR_INFO + 8 * index, word);
         }
         self.machine.lp(0).write64(TDMR_INFO + 4096, TDMR_INFO);
-        self.ok(
-            leaf::SYS_CONFIG,
-            &[TDMR_INFO + 4096, 1, u64::from(GLOBAL_HKID)],
-        );
-        for (lp, package) in (0..).zip(self.machine.config().packages.clone()) {
-            let first = self
-                .machine
-                .config()
-                .packages
-                .iter()
-                .position(|p| *p == package);
-            if first == Some(lp as usize) {
-                self.on(lp).ok_on(leaf::SYS_KEY_CONFIG, &[]);
-            }
+        [TDMR_INFO + 4096, 1, u64::from(GLOBAL_HKID)]
+    }
+
+    /// Brings up the module with one TDMR.
+    pub fn bring_up(&self) {
+        self.init();
+        self.ok(leaf::SYS_CONFIG, &self.describe_tdmr());
+        for lp in self.first_lps() {
+            self.on(lp).ok_on(leaf::SYS_KEY_CONFIG, &[]);
         }
         while self.ok(leaf::SYS_TDMR_INIT, &[TDMR_BASE]).rdx < TDMR_BASE + TDMR_SIZE {}
+    }
+
+    /// Starts a host with this many packages, of two processors each.
+    pub fn start_with_packages(profile: &'static Profile, packages: u32) -> Self {
+        let host = Self::load(machine::server(packages), profile);
+        host.bring_up();
+        host
     }
 
     /// The same host, seen from another processor.
@@ -259,7 +356,9 @@ impl Td {
             next: first_page + 4096,
         };
         host.ok(leaf::MNG_CREATE, &[td.tdr, u64::from(hkid)]);
-        host.ok(leaf::MNG_KEY_CONFIG, &[td.tdr]);
+        for lp in host.first_lps() {
+            host.on(lp).ok_on(leaf::MNG_KEY_CONFIG, &[td.tdr]);
+        }
         for _ in 0..6 {
             let page = td.page();
             host.ok(leaf::MNG_ADDCX, &[page, td.tdr]);

@@ -193,7 +193,7 @@ impl Machine {
         }
     }
 
-    /// A copy of all memory that was ever touched.
+    /// A copy of all memory that is not zero.
     pub fn snapshot(&self) -> HashMap<u64, Box<[u8; PAGE]>> {
         let memory = lock(&self.memory);
         let zero = [0; PAGE];
@@ -291,6 +291,10 @@ impl Platform for Lp<'_> {
     }
 
     fn fill(&self, pa: u64, len: u64, byte: u8) {
+        let frame = pa / PAGE as u64;
+        if byte == 0 && !lock(&self.machine.memory).contains_key(&frame) {
+            return;
+        }
         self.machine
             .with_page(pa, |page| part(page, pa, len as usize).fill(byte));
     }
