@@ -1569,134 +1569,161 @@ static bool fail_nth(int n, int *error, int fd, u32 id, u32 flags, void *data)
 	return nr_read > 0 && !atoi(left);
 }
 
-#define NO_FAULTS	"no fault injection for slab and page allocations"
+/* One command, the step that the TD is in before it, and what it needs. */
+struct command {
+	u32 id;
+	enum td_step before;
+	bool is_step;
+	u32 flags;
+	void *data;
+	struct kvm_tdx_init_mem_region region;
+};
+
+static void command_prepare(struct command *command, struct td *td)
+{
+	struct kvm_cpuid2 *cpuid;
+
+	command->data = NULL;
+	switch (command->id) {
+	case KVM_TDX_CAPABILITIES:
+		command->data = vm_tdx_get_capabilities(td->vm);
+		break;
+	case KVM_TDX_INIT_VM:
+		command->data = vm_tdx_alloc_init_params(td->vm);
+		break;
+	case KVM_TDX_GET_CPUID:
+		cpuid = allocate_kvm_cpuid2(TDX_MAX_CPUID_ENTRIES);
+		command->data = cpuid;
+		break;
+	case KVM_TDX_INIT_MEM_REGION:
+		command->flags = KVM_TDX_MEASURE_MEMORY_REGION;
+		command->region = source_region(td, 0, TDX_TEST_GPA, 2);
+		break;
+	}
+}
+
+static bool command_fail_nth(struct command *command, struct td *td, int n, int *error)
+{
+	bool is_vcpus = command->id == KVM_TDX_INIT_VCPU ||
+			command->id == KVM_TDX_INIT_MEM_REGION ||
+			command->id == KVM_TDX_GET_CPUID;
+
+	return fail_nth(n, error, is_vcpus ? td->vcpus[0]->fd : td->vm->fd,
+			command->id, command->flags, command->data ?: &command->region);
+}
 
 /*
- * Fail each allocation of one command in turn, as long as there is one more.
- * Where that is an error, it is ENOMEM, the TD has not changed, and the command
- * succeeds when it is repeated with the next allocation failing, and so on.
+ * After ENOMEM: the TD is as it was, and the next try goes on with it.  Only
+ * pages may be there already, so add the others and begin with a TD of its own.
  */
-static void test_out_of_memory(struct __test_metadata *const _metadata, u32 id,
-			       enum td_step step)
+static void command_unwound(struct command *command, struct td *td)
+{
+	struct kvm_tdx_init_mem_region *region = &command->region;
+
+	if (command->id != KVM_TDX_INIT_MEM_REGION || region->nr_pages == 2)
+		return;
+
+	vcpu_tdx_ioctl(td->vcpus[0], KVM_TDX_INIT_MEM_REGION, command->flags, region);
+	td->step = TD_MEMORY_ADDED;
+	td_finish(td);
+}
+
+/*
+ * Fail each allocation of a command in turn, as long as there is one more.
+ * Where that is an error, it is ENOMEM, the TD has not changed, and the command
+ * is repeated with the next allocation failing, until it finally succeeds.
+ *
+ * KVM fills caches of objects as far as it can.  Of long rows of allocations
+ * that nobody misses take a sample, but all again where such a row ends.
+ */
+static void test_out_of_memory(struct __test_metadata *const _metadata,
+			       struct command *command)
 {
 	bool copies_fail = !access(FAIL_USERCOPY, F_OK);
-	struct kvm_tdx_capabilities *caps = NULL;
-	struct kvm_tdx_init_mem_region region;
-	struct kvm_tdx_init_vm *init = NULL;
-	int n, error, failed = 0;
-	struct kvm_cpuid2 *cpuid;
-	void *data = NULL;
+	int n, error, last = 0, nr_faults = 0, nr_failed = 0, nr_missed = 0;
 	struct td td = {};
 	bool more = true;
-	u32 flags = 0;
-	int fd;
 
-	cpuid = allocate_kvm_cpuid2(TDX_MAX_CPUID_ENTRIES);
+	if (!fault_injection_start())
+		SKIP(return, "no fault injection for slab and page allocations");
 
-	for (n = 1; more; n++) {
+	while (more) {
+		n = last + 1 + nr_missed / 4;
 		if (!td.vm)
-			td_create_to(&td, 1, step);
-		fd = step < TD_VCPUS_CREATED || id == KVM_TDX_FINALIZE_VM ?
-		     td.vm->fd : td.vcpus[0]->fd;
+			td_create_to(&td, 1, command->before);
 
-		switch (id) {
-		case KVM_TDX_CAPABILITIES:
-			free(caps);
-			caps = vm_tdx_get_capabilities(td.vm);
-			data = caps;
-			break;
-		case KVM_TDX_INIT_VM:
-			free(init);
-			init = vm_tdx_alloc_init_params(td.vm);
-			data = init;
-			break;
-		case KVM_TDX_GET_CPUID:
-			cpuid->nent = TDX_MAX_CPUID_ENTRIES;
-			data = cpuid;
-			break;
-		case KVM_TDX_INIT_MEM_REGION:
-			region = source_region(&td, 0, TDX_TEST_GPA, 2);
-			flags = KVM_TDX_MEASURE_MEMORY_REGION;
-			data = &region;
-			break;
-		}
+		command_prepare(command, &td);
+		more = command_fail_nth(command, &td, n, &error);
+		free(command->data);
 
-		more = fail_nth(n, &error, fd, id, flags, data);
-		if (!more) {
-			EXPECT_EQ(0, error);
-			if (step + 1 < TD_NR_STEPS && id != KVM_TDX_CAPABILITIES &&
-			    id != KVM_TDX_GET_CPUID)
-				td.step = step + 1;
-			break;
-		}
-
-		if (error == ENOMEM) {
-			failed++;
-			/* Go on with the rest, so that the next round starts afresh. */
-			if (id == KVM_TDX_INIT_MEM_REGION && region.nr_pages) {
-				if (region.nr_pages == 2)
-					continue;
-				vcpu_tdx_ioctl(td.vcpus[0], id, flags, data);
-				td.step = TD_MEMORY_ADDED;
-				td_finish(&td);
+		if (more)
+			nr_faults++;
+		if (more && error == ENOMEM) {
+			nr_failed++;
+			command_unwound(command, &td);
+		} else if (more || n > last + 1) {
+			/* Done nevertheless, or only the answer got lost. */
+			EXPECT_TRUE(!error || (more && error == EFAULT && copies_fail)) {
+				TH_LOG("Allocation %d: %s", n, strerror(error));
 			}
+			td_free(&td);
+		}
+
+		if (n > last + 1 && (!more || error)) {
+			nr_missed = 0;
+			more = true;
 			continue;
 		}
-
-		/* Done nevertheless, or only the answer got lost. */
-		EXPECT_TRUE(!error || (error == EFAULT && copies_fail)) {
-			TH_LOG("Allocation %d: %s", n, strerror(error));
-		}
-		td_free(&td);
+		nr_missed = error ? 0 : nr_missed + 1;
+		last = n;
 	}
 
-	ksft_print_msg("%d faults injected, %d of them ENOMEM\n", n - 1, failed);
-	if (td.vm)
-		td_finish(&td);
-	free(cpuid);
-	free(init);
-	free(caps);
+	ksft_print_msg("%d faults injected, %d of them ENOMEM\n", nr_faults, nr_failed);
+	EXPECT_EQ(0, error);
+	if (command->is_step)
+		td.step++;
+	td_finish(&td);
 	fault_injection_stop();
 }
 
 TEST_F_TIMEOUT(tdx, no_memory_capabilities, 120)
 {
-	if (!fault_injection_start())
-		SKIP(return, NO_FAULTS);
-	test_out_of_memory(_metadata, KVM_TDX_CAPABILITIES, TD_CREATED);
+	struct command command = { KVM_TDX_CAPABILITIES, TD_CREATED, false };
+
+	test_out_of_memory(_metadata, &command);
 }
 
 TEST_F_TIMEOUT(tdx, no_memory_init_vm, 120)
 {
-	if (!fault_injection_start())
-		SKIP(return, NO_FAULTS);
-	test_out_of_memory(_metadata, KVM_TDX_INIT_VM, TD_CREATED);
+	struct command command = { KVM_TDX_INIT_VM, TD_CREATED, true };
+
+	test_out_of_memory(_metadata, &command);
 }
 
 TEST_F_TIMEOUT(tdx, no_memory_init_vcpu, 120)
 {
-	if (!fault_injection_start())
-		SKIP(return, NO_FAULTS);
-	test_out_of_memory(_metadata, KVM_TDX_INIT_VCPU, TD_VCPUS_CREATED);
+	struct command command = { KVM_TDX_INIT_VCPU, TD_VCPUS_CREATED, true };
+
+	test_out_of_memory(_metadata, &command);
 }
 
 TEST_F_TIMEOUT(tdx, no_memory_get_cpuid, 120)
 {
-	if (!fault_injection_start())
-		SKIP(return, NO_FAULTS);
-	test_out_of_memory(_metadata, KVM_TDX_GET_CPUID, TD_VCPUS_INITIALIZED);
+	struct command command = { KVM_TDX_GET_CPUID, TD_VCPUS_INITIALIZED, false };
+
+	test_out_of_memory(_metadata, &command);
 }
 
 TEST_F_TIMEOUT(tdx, no_memory_mem_region, 120)
 {
-	if (!fault_injection_start())
-		SKIP(return, NO_FAULTS);
-	test_out_of_memory(_metadata, KVM_TDX_INIT_MEM_REGION, TD_SLOT_ADDED);
+	struct command command = { KVM_TDX_INIT_MEM_REGION, TD_SLOT_ADDED, true };
+
+	test_out_of_memory(_metadata, &command);
 }
 
 TEST_F_TIMEOUT(tdx, no_memory_finalize, 120)
 {
-	if (!fault_injection_start())
-		SKIP(return, NO_FAULTS);
-	test_out_of_memory(_metadata, KVM_TDX_FINALIZE_VM, TD_MEMORY_ADDED);
+	struct command command = { KVM_TDX_FINALIZE_VM, TD_MEMORY_ADDED, true };
+
+	test_out_of_memory(_metadata, &command);
 }
