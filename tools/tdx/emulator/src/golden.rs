@@ -421,9 +421,9 @@ impl<'a> Run<'a> {
                     };
                     self.step(step, n, || {
                         other.machine.wait_for_guest();
-                        let counted = others
-                            .map(|index| other.count(index, results, None))
-                            .collect::<Result<()>>();
+                        let mut others = others;
+                        let counted =
+                            others.try_for_each(|index| other.count(index, results, None));
                         other.machine.resume_guest();
                         counted
                     })?

@@ -219,19 +219,33 @@ impl Machine {
 
     /// Reads memory of any size.
     pub fn read_bytes(&self, pa: u64, len: usize) -> Vec<u8> {
-        (0..len as u64)
-            .map(|offset| {
-                let pa = pa + offset;
-                self.with_page(pa, |page| page[pa as usize % PAGE])
-            })
-            .collect()
+        let mut bytes = vec![0; len];
+        let mut pa = pa;
+        let mut rest = &mut bytes[..];
+        while !rest.is_empty() {
+            let offset = pa as usize % PAGE;
+            let (now, later) = rest.split_at_mut(rest.len().min(PAGE - offset));
+            self.with_page(pa, |page| {
+                now.copy_from_slice(&page[offset..offset + now.len()]);
+            });
+            pa += now.len() as u64;
+            rest = later;
+        }
+        bytes
     }
 
     /// Writes memory of any size.
     pub fn write_bytes(&self, pa: u64, bytes: &[u8]) {
-        for (offset, byte) in (0..).zip(bytes) {
-            let pa: u64 = pa + offset;
-            self.with_page(pa, |page| page[pa as usize % PAGE] = *byte);
+        let mut pa = pa;
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let offset = pa as usize % PAGE;
+            let (now, later) = rest.split_at(rest.len().min(PAGE - offset));
+            self.with_page(pa, |page| {
+                page[offset..offset + now.len()].copy_from_slice(now);
+            });
+            pa += now.len() as u64;
+            rest = later;
         }
     }
 }

@@ -406,6 +406,7 @@ fn sys_tdmr_init() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes too long")]
 fn sys_tdmr_init_overwrites_what_the_host_left() {
     let host = configured();
     for page in 0..1024 {

@@ -264,6 +264,7 @@ fn declared(info: &LeafInfo, what: &str) -> Option<(LockMode, Status)> {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes too long")]
 fn every_lock_against_every_leaf() {
     let (mut busy, mut free) = (0, 0);
     for info in LeafInfo::all() {
@@ -278,10 +279,10 @@ fn every_lock_against_every_leaf() {
             };
             // Two names of the same lock, of which the leaf uses the other.
             let is_declared = declared(info, what).is_some();
-            let same_as = |other: &&str| prepared.lock(other) == Some(lock);
+            let same_as = |other: &str| prepared.lock(other) == Some(lock);
             let used = WHATS
                 .iter()
-                .any(|other| *other != what && same_as(&other) && declared(info, other).is_some());
+                .any(|other| *other != what && same_as(other) && declared(info, other).is_some());
             if !is_declared && (used || tried.contains(&lock)) {
                 continue;
             }
@@ -316,6 +317,7 @@ fn every_lock_against_every_leaf() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes too long")]
 fn larger_pages_against_every_leaf() {
     for info in LeafInfo::all() {
         let number = u64::from(info.number);
@@ -427,6 +429,7 @@ fn busy_comes_before_the_wrong_type() {
 /// Several processors add, block, track and remove pages of one TD, each its own, until each has
 /// done so often enough.
 #[test]
+#[cfg_attr(miri, ignore = "takes too long")]
 fn processors_work_on_one_td() {
     const ROUNDS: u64 = 60;
     let host = Host::start_with_packages(&PROFILE_1_5_05, 2);

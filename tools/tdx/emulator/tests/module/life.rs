@@ -106,6 +106,7 @@ fn a_td_is_measured_and_taken_apart() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "takes too long")]
 fn a_thousand_tds_lose_nothing() {
     let host = Host::start(&PROFILE_1_5_05);
     for round in 0..1000u64 {

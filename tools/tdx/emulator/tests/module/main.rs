@@ -6,6 +6,7 @@
 mod bring_up;
 mod contention;
 mod fields;
+mod junk;
 mod life;
 mod memory;
 mod model;

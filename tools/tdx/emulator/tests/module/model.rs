@@ -683,12 +683,13 @@ fn leaves_traces(rax: u64, status: Status) -> bool {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: 48,
+        cases: 24,
         failure_persistence: None,
         ..ProptestConfig::default()
     })]
 
     #[test]
+    #[cfg_attr(miri, ignore = "takes too long")]
     fn calls_do_what_the_model_says(
         calls in prop::collection::vec((call(), [pick(), pick(), pick()]), 1..400)
     ) {

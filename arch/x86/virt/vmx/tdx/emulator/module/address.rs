@@ -9,6 +9,8 @@ use super::platform::{
 
 /// The size of a page.
 pub(super) const PAGE_SIZE: u64 = 4096;
+/// The bits of a page's address.
+pub(super) const PAGE_ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 /// The size of a block of the PAMT that is initialised as one.
 pub(super) const GIB: u64 = 1 << 30;
 

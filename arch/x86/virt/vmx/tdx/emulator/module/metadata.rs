@@ -9,6 +9,7 @@
 use super::{
     address::{
         self,
+        PAGE_ADDRESS,
         PAGE_SIZE, //
     },
     cpuid,
@@ -455,7 +456,6 @@ const POSTED_INTERRUPT_DESCRIPTOR: u32 = 0x2016;
 const SECONDARY: u64 = 3 << 30;
 /// The primary control that makes each instruction exit.
 const MONITOR_TRAP: u64 = 1 << 27;
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
 static WRITABLE: [Writable; 10] = [
     writable(
@@ -471,7 +471,7 @@ static WRITABLE: [Writable; 10] = [
         u64::MAX,
     ),
     writable(0, 0x4000, VpField::PinControls, POSTED_INTERRUPTS),
-    writable(0, 0x203c, VpField::SharedEptPointer, ADDRESS),
+    writable(0, 0x203c, VpField::SharedEptPointer, PAGE_ADDRESS),
     writable(0, 0x401e, VpField::SecondaryControls, SECONDARY),
     writable(0, 0x4024, VpField::NotifyWindow, 0xffff_ffff),
     writable(0x20, 0xb, VpField::PendingNmi, 0xff),

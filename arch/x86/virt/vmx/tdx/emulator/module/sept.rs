@@ -6,6 +6,7 @@ use super::{
     address::{
         is_aligned,
         level_size,
+        PAGE_ADDRESS,
         PAGE_SIZE, //
     },
     dispatch::Call,
@@ -35,7 +36,6 @@ const MEMORY_TYPE: u64 = 7 << 3;
 const WRITE_BACK: u64 = 6 << 3;
 const IGNORE_PAT: u64 = 1 << 6;
 const LEAF: u64 = 1 << 7;
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 const SUPPRESS_VE: u64 = 1 << 63;
 /// The bits that together say which state an entry is in.
 const STATE: u64 = 0x01e0_0000_0000_02c0;
@@ -130,19 +130,23 @@ impl SeptEntry {
 
     /// An entry that points to a table.
     pub(super) const fn table(pa: u64) -> Self {
-        Self(SeptState::Table as u64 | READ_WRITE_EXECUTE | pa & ADDRESS)
+        Self(SeptState::Table as u64 | READ_WRITE_EXECUTE | pa & PAGE_ADDRESS)
     }
 
     /// An entry that points to a page the guest can use.
     pub(super) const fn mapped(pa: u64) -> Self {
         Self(
-            SeptState::Mapped as u64 | READ_WRITE_EXECUTE | WRITE_BACK | SUPPRESS_VE | pa & ADDRESS,
+            SeptState::Mapped as u64
+                | READ_WRITE_EXECUTE
+                | WRITE_BACK
+                | SUPPRESS_VE
+                | pa & PAGE_ADDRESS,
         )
     }
 
     /// An entry that points to a page the guest must accept.
     pub(super) const fn pending(pa: u64) -> Self {
-        Self(SeptState::Pending as u64 | WRITE_BACK | SUPPRESS_VE | pa & ADDRESS)
+        Self(SeptState::Pending as u64 | WRITE_BACK | SUPPRESS_VE | pa & PAGE_ADDRESS)
     }
 
     /// The same entry, which the guest cannot use any more.
@@ -160,7 +164,7 @@ impl SeptEntry {
 
     /// The page or table.
     pub(super) const fn address(self) -> u64 {
-        self.0 & ADDRESS
+        self.0 & PAGE_ADDRESS
     }
 
     /// What is told of the entry in RCX.
@@ -170,7 +174,12 @@ impl SeptEntry {
             & match state {
                 SeptState::Free | SeptState::Removed => SUPPRESS_VE,
                 _ if state.is_leaf() => {
-                    READ_WRITE_EXECUTE | MEMORY_TYPE | ADDRESS | IGNORE_PAT | LEAF | SUPPRESS_VE
+                    READ_WRITE_EXECUTE
+                        | MEMORY_TYPE
+                        | PAGE_ADDRESS
+                        | IGNORE_PAT
+                        | LEAF
+                        | SUPPRESS_VE
                 }
                 _ => READ_WRITE_EXECUTE | LEAF,
             }

@@ -3,7 +3,10 @@
 //! A TD's root page (TDR) and its control structure (TDCS).
 
 use super::{
-    address::PAGE_SIZE,
+    address::{
+        self,
+        PAGE_SIZE, //
+    },
     dispatch::Call,
     locks::{
         fetch_add,
@@ -239,7 +242,8 @@ impl<'c, P: Platform> Td<'c, P> {
     pub(super) fn tdcs_page(&self, index: u64) -> u64 {
         let offset = index.min(MAX_TDCS_PAGES.wrapping_sub(1)).wrapping_mul(8);
         let pa = self.tdr.wrapping_add(TdrField::Tdcx as u64);
-        self.call.platform.read64(pa.wrapping_add(offset))
+        // The host can overwrite the TDR here; an address must stay one of a page all the same.
+        self.call.platform.read64(pa.wrapping_add(offset)) & address::PAGE_ADDRESS
     }
 
     /// Appends a TDCS page.

@@ -67,7 +67,7 @@ const NO_RBP_MOD: u64 = 1 << 2;
 const MAX_RESUMES: u32 = 1000;
 
 /// The bits of RCX that are the TDVPR.
-const TDVPR: u64 = 0x000f_ffff_ffff_f000;
+const TDVPR: u64 = address::PAGE_ADDRESS;
 /// The bit of RCX that says how the host handled the last exit.
 const HOST_RECOVERABILITY_HINT: u64 = 1 << 52;
 /// The bit of RCX that makes the L1 VM run instead of an L2 VM.
