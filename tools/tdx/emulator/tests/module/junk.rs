@@ -39,7 +39,7 @@ fn number() -> impl Strategy<Value = u64> {
 fn operand() -> impl Strategy<Value = u64> {
     prop_oneof![
         4 => (0..24u64).prop_map(|page| FIRST_PAGE + 0x1000 * page),
-        2 => (0..600u64, 0..4u64).prop_map(|(page, level)| page * 0x1000 | level),
+        2 => (0..600u64, 0..4u64).prop_map(|(page, level)| (page * 0x1000) | level),
         1 => (0..5u64).prop_map(|level| level),
         1 => Just(HOST_PAGE),
         1 => Just(TDMR_BASE),
