@@ -22,6 +22,12 @@ shell: prepare payload
 	@scripts/kselftest
 	@scripts/machine/boot --job shell --interactive
 
+## a trace of SEAMCALLs and of KVM's locks, in words and as a picture
+trace: prepare payload
+	@$(KERNEL)
+	@scripts/kselftest
+	@scripts/trace-run
+
 ## the kernel with the overlay: build/obj/machine/arch/x86/boot/bzImage
 kernel:
 	@scripts/kernel machine machine overlay
@@ -74,6 +80,6 @@ help:
 	@echo
 	@awk '/^## /{ text = substr($$0, 4) } /^[a-z-]+:/ { if (text) printf "  %-14s %s\n", substr($$1, 1, index($$1, ":") - 1), text; text = "" }' $(MAKEFILE_LIST)
 
-.PHONY: run test shell kernel kunit kselftest host-test compile-fail variants prepare payload tdxvm source-update clean distclean help
+.PHONY: run test shell trace kernel kunit kselftest host-test compile-fail variants prepare payload tdxvm source-update clean distclean help
 
 export LINUX FIRMWARE JOBS FILTER TESTS
