@@ -157,7 +157,9 @@ def copy_pristine(pristine, tree):
 
 
 def lay(top, pristine, tree, version):
-    """Brings `tree` to what the checkout says. Returns the changed paths and two counts."""
+    """Brings `tree` to what the checkout says. Returns the changed paths,
+    unless all of it is new, and three counts.
+    """
     series = ".".join(version.split(".")[:2])
     edits = read_edits(top, series)
     files = list(overlay_files(top))
@@ -189,7 +191,7 @@ def lay(top, pristine, tree, version):
     if before.get("origin") != origin or before.get("version") != version or not tree.is_dir():
         state.unlink(missing_ok=True)
         copy_pristine(pristine, tree)
-        before = {"files": []}
+        before = {"files": [], "fresh": True}
 
     # Noted first: an interrupted run is then put right by the next one.
     digest = hashlib.sha256()
@@ -208,7 +210,7 @@ def lay(top, pristine, tree, version):
             changed.append(file)
     after = {"origin": origin, "version": version, "digest": digest.hexdigest(), "files": sorted(wanted)}
     state.write_text(json.dumps(after, indent=1))
-    return changed, len(files), len(edits)
+    return [] if before.get("fresh") else changed, len(changed), len(files), len(edits)
 
 
 def main():
@@ -219,7 +221,7 @@ def main():
     parser.add_argument("--version", required=True, help="of the kernel, as 7.3.4")
     args = parser.parse_args()
     try:
-        changed, files, edited = lay(args.top, args.pristine, args.tree, args.version)
+        changed, count, files, edited = lay(args.top, args.pristine, args.tree, args.version)
     except OverlayError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
@@ -227,7 +229,7 @@ def main():
         print(f"  laid {file}")
     if len(changed) > 20:
         print(f"  … and {len(changed) - 20} more")
-    print(f"overlay: {files} files, {edited} files of the kernel wired up, {len(changed)} changed")
+    print(f"overlay: {files} files, {edited} files of the kernel wired up, {count} changed")
 
 
 if __name__ == "__main__":
