@@ -44,6 +44,10 @@ kselftest: prepare
 host-test: prepare
 	@scripts/test-group host
 
+## the emulated module against recordings of a real one (VECTORS=folder)
+golden: prepare
+	@scripts/test-group golden
+
 ## what must not compile
 compile-fail: prepare
 	@scripts/test-group compile-fail
@@ -80,6 +84,6 @@ help:
 	@echo
 	@awk '/^## /{ text = substr($$0, 4) } /^[a-z-]+:/ { if (text) printf "  %-14s %s\n", substr($$1, 1, index($$1, ":") - 1), text; text = "" }' $(MAKEFILE_LIST)
 
-.PHONY: run test shell trace kernel kunit kselftest host-test compile-fail variants prepare payload tdxvm source-update clean distclean help
+.PHONY: run test shell trace kernel kunit kselftest host-test golden compile-fail variants prepare payload tdxvm source-update clean distclean help
 
-export LINUX FIRMWARE JOBS FILTER TESTS
+export LINUX FIRMWARE JOBS FILTER TESTS VECTORS

@@ -207,6 +207,18 @@ pub struct Count {
     pub after: usize,
 }
 
+impl Count {
+    /// Adds another one.
+    pub fn add(&mut self, other: &Self) {
+        self.steps += other.steps;
+        self.equal += other.equal;
+        self.different += other.different;
+        self.not_modelled += other.not_modelled;
+        self.incomplete += other.incomplete;
+        self.after += other.after;
+    }
+}
+
 /// A step that was answered otherwise than the real module did.
 #[derive(Clone, Debug)]
 pub struct Difference {
@@ -236,12 +248,7 @@ impl Results {
     pub fn total(&self) -> Count {
         let mut total = Count::default();
         for count in self.leaves.values() {
-            total.steps += count.steps;
-            total.equal += count.equal;
-            total.different += count.different;
-            total.not_modelled += count.not_modelled;
-            total.incomplete += count.incomplete;
-            total.after += count.after;
+            total.add(count);
         }
         total
     }
