@@ -183,12 +183,18 @@ def lay(top, pristine, tree, version):
         wanted[file] = (text.encode(), original.stat().st_mode & 0o777)
 
     state = tree.with_name(tree.name + ".overlay.json")
-    origin = str(pristine)
+    # A tree of the user's may become another version of itself.
+    makefile = pristine / "Makefile"
+    origin = {
+        "origin": str(pristine),
+        "version": version,
+        "makefile": makefile.stat().st_mtime_ns if makefile.exists() else 0,
+    }
     try:
         before = json.loads(state.read_text())
     except (FileNotFoundError, ValueError):
         before = {}
-    if before.get("origin") != origin or before.get("version") != version or not tree.is_dir():
+    if not tree.is_dir() or any(before.get(key) != value for key, value in origin.items()):
         state.unlink(missing_ok=True)
         copy_pristine(pristine, tree)
         before = {"files": [], "fresh": True}
@@ -198,7 +204,7 @@ def lay(top, pristine, tree, version):
     for file, (content, mode) in sorted(wanted.items()):
         digest.update(f"{file} {mode} {len(content)}\n".encode() + content)
     everything = sorted(set(before["files"]) | set(wanted))
-    state.write_text(json.dumps({"origin": origin, "version": version, "files": everything}, indent=1))
+    state.write_text(json.dumps({**origin, "files": everything}, indent=1))
     changed = [file for file in sorted(wanted) if write_if_changed(tree / file, *wanted[file])]
     for file in sorted(set(before["files"]) - set(wanted)):
         if (pristine / file).exists():
@@ -208,7 +214,7 @@ def lay(top, pristine, tree, version):
         elif (tree / file).exists():
             (tree / file).unlink()
             changed.append(file)
-    after = {"origin": origin, "version": version, "digest": digest.hexdigest(), "files": sorted(wanted)}
+    after = {**origin, "digest": digest.hexdigest(), "files": sorted(wanted)}
     state.write_text(json.dumps(after, indent=1))
     return [] if before.get("fresh") else changed, len(changed), len(files), len(edits)
 
