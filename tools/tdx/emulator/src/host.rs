@@ -9,13 +9,15 @@ use crate::{
     },
     module::{
         CallResult,
+        LeafInfo,
         LockRecord,
         Module,
         Outcome,
         Platform,
         Profile,
         Regs,
-        Status, //
+        Status,
+        PROFILE_1_5_01, //
     },
 };
 
@@ -105,6 +107,26 @@ pub fn regs(rax: u64, operands: &[u64]) -> Regs {
     }
 }
 
+/// Makes a SEAMCALL on a processor.
+///
+/// # Panics
+///
+/// If the leaf answers with a status that its declaration does not have.
+pub fn seamcall(module: &Module, machine: &Machine, lp: u32, regs: &mut Regs) -> Outcome {
+    let outcome = module.seamcall(&machine.lp(lp), regs);
+    let info = LeafInfo::by_number(outcome.leaf).filter(|info| info.modelled);
+    if let (Some(info), CallResult::Returned(status)) = (info, outcome.result) {
+        assert!(
+            info.can_answer(status),
+            "{} answers {:?} {:#x}, which it does not declare",
+            info.name,
+            status.name(),
+            status.raw()
+        );
+    }
+    outcome
+}
+
 impl Host {
     /// A host whose module was just loaded.
     pub fn load(machine: Machine, profile: &'static Profile) -> Self {
@@ -135,7 +157,7 @@ impl Host {
 
     /// Makes a SEAMCALL with these registers.
     pub fn seamcall(&self, regs: &mut Regs) -> Outcome {
-        self.module.seamcall(&self.machine.lp(self.lp), regs)
+        seamcall(&self.module, &self.machine, self.lp, regs)
     }
 
     /// Calls a leaf that must succeed.
@@ -308,10 +330,7 @@ impl HostLp<'_> {
     /// Calls a leaf on this processor. Returns the status and the registers.
     pub fn call_on(&self, rax: u64, operands: &[u64]) -> (u64, Regs) {
         let mut regs = regs(rax, operands);
-        let outcome = self
-            .host
-            .module
-            .seamcall(&self.host.machine.lp(self.lp), &mut regs);
+        let outcome = seamcall(&self.host.module, &self.host.machine, self.lp, &mut regs);
         let status = match outcome.result {
             CallResult::Returned(status) => status.raw(),
             CallResult::VmFailInvalid => 0x8000_ff00_ffff_0000,
@@ -387,7 +406,7 @@ impl Td {
             let page = self.page();
             host.ok(leaf::VP_ADDCX, &[page, tdvpr]);
         }
-        if host.module.profile().name == "1.5.01" {
+        if host.module.profile().name == PROFILE_1_5_01.name {
             host.ok(leaf::VP_INIT, &[tdvpr, 0]);
         } else {
             let id = self.vcpus.len() as u64;

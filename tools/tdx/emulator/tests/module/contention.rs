@@ -219,21 +219,6 @@ impl Prepared {
     }
 }
 
-fn operand(name: &str) -> Operand {
-    match name {
-        "RCX" => Operand::Rcx,
-        "RDX" => Operand::Rdx,
-        "R8" => Operand::R8,
-        "TDR" => Operand::Tdr,
-        "OP_STATE" => Operand::OpState,
-        "SEPT_TREE" => Operand::SeptTree,
-        "TD_EPOCH" => Operand::TdEpoch,
-        "KOT" => Operand::Kot,
-        "WBCACHE" => Operand::Wbcache,
-        other => panic!("unknown operand {other}"),
-    }
-}
-
 const WHATS: [&str; 13] = [
     "global",
     "KOT",
@@ -252,15 +237,12 @@ const WHATS: [&str; 13] = [
 
 const MODES: [LockMode; 2] = [LockMode::Shared, LockMode::Exclusive];
 
-/// How a leaf takes a lock, by its declaration.
-fn declared(info: &LeafInfo, what: &str) -> Option<(LockMode, Status)> {
+/// How a leaf takes a lock, by its declaration, and its answer if it cannot.
+fn declared(prepared: &Prepared, info: &LeafInfo, what: &str) -> Option<(LockMode, Status)> {
     let lock = info.locks.iter().find(|lock| lock.what == what)?;
-    let mode = match (info.name, what) {
-        // Its version 1.
-        ("VP.INIT", "TDR") => LockMode::Exclusive,
-        _ => lock.mode,
-    };
-    Some((mode, Status::OPERAND_BUSY.on(operand(lock.operand))))
+    let version = (prepared.rax >> 16) as u8;
+    let mode = lock.mode_in(version, prepared.host.module.profile());
+    Some((mode, lock.busy()))
 }
 
 #[test]
@@ -278,18 +260,18 @@ fn every_lock_against_every_leaf() {
                 continue;
             };
             // Two names of the same lock, of which the leaf uses the other.
-            let is_declared = declared(info, what).is_some();
+            let is_declared = declared(&prepared, info, what).is_some();
             let same_as = |other: &str| prepared.lock(other) == Some(lock);
-            let used = WHATS
-                .iter()
-                .any(|other| *other != what && same_as(other) && declared(info, other).is_some());
+            let used = WHATS.iter().any(|other| {
+                *other != what && same_as(other) && declared(&prepared, info, other).is_some()
+            });
             if !is_declared && (used || tried.contains(&lock)) {
                 continue;
             }
             tried.push(lock);
             for mode in MODES {
                 let record = LockRecord { lock, mode };
-                let conflict = declared(info, what).filter(|(own, _)| {
+                let conflict = declared(&prepared, info, what).filter(|(own, _)| {
                     *own == LockMode::Exclusive
                         || mode == LockMode::Exclusive
                         || what == "SEPT entry"
@@ -336,7 +318,7 @@ fn larger_pages_against_every_leaf() {
                 let record = LockRecord { lock, mode };
                 match first {
                     Some(first) if mode == LockMode::Exclusive => {
-                        let status = Status::OPERAND_BUSY.on(operand(first.operand));
+                        let status = first.busy();
                         let Prepared {
                             host,
                             rax,

@@ -54,6 +54,7 @@ pub use keys::{
     KotState, //
 };
 pub use leaf::{
+    Answer,
     LeafInfo,
     LeafLock,
     Versions, //
@@ -79,7 +80,8 @@ pub use profile::{
     Profile,
     PROFILES,
     PROFILE_1_5_01,
-    PROFILE_1_5_05, //
+    PROFILE_1_5_05,
+    PROFILE_1_5_05_SHARED, //
 };
 pub use regs::Regs;
 pub use status::{

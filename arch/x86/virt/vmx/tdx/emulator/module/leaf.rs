@@ -56,6 +56,7 @@ use super::{
 /// What every leaf needs.
 mod prelude {
     pub(super) use super::{
+        Answer,
         LeafInfo,
         LeafLock,
         Versions, //
@@ -84,24 +85,85 @@ pub struct LeafLock {
     pub what: &'static str,
     /// How.
     pub mode: LockMode,
-    /// The operand that the status names if it is busy, if it names any.
-    pub operand: &'static str,
+    /// How version 1 of the leaf locks it, if the profile has leaves that do so more strictly.
+    pub strict: LockMode,
+    /// The operand that `TDX_OPERAND_BUSY` names if the lock cannot be had; without one the status
+    /// is `TDX_SYS_BUSY`.
+    pub operand: Option<Operand>,
 }
 
 impl LeafLock {
-    const fn shared(what: &'static str, operand: &'static str) -> Self {
+    const fn new(what: &'static str, mode: LockMode, operand: Option<Operand>) -> Self {
         Self {
             what,
-            mode: LockMode::Shared,
+            mode,
+            strict: mode,
             operand,
         }
     }
 
-    const fn exclusive(what: &'static str, operand: &'static str) -> Self {
-        Self {
-            what,
-            mode: LockMode::Exclusive,
-            operand,
+    const fn shared(what: &'static str, operand: Operand) -> Self {
+        Self::new(what, LockMode::Shared, Some(operand))
+    }
+
+    const fn exclusive(what: &'static str, operand: Operand) -> Self {
+        Self::new(what, LockMode::Exclusive, Some(operand))
+    }
+
+    /// The lock of the SYS leaves.
+    const fn global(mode: LockMode) -> Self {
+        Self::new("global", mode, None)
+    }
+
+    /// How a version of the leaf locks it.
+    pub fn mode_in(&self, version: u8, profile: &Profile) -> LockMode {
+        if version > 0 && profile.strict_versions {
+            self.strict
+        } else {
+            self.mode
+        }
+    }
+
+    /// The status if the lock cannot be had.
+    pub const fn busy(&self) -> Status {
+        match self.operand {
+            Some(operand) => Status::OPERAND_BUSY.on(operand),
+            None => Status::SYS_BUSY,
+        }
+    }
+}
+
+/// Some of the statuses that a leaf can answer with, apart from success, busy locks and what every
+/// leaf can answer.
+#[derive(Clone, Copy, Debug)]
+pub enum Answer {
+    /// This status, without details.
+    Plain(Status),
+    /// This status, about one of these operands.
+    About(Status, &'static [Operand]),
+    /// This status, with details that tell this.
+    Detailed(Status, &'static str),
+    /// What may be wrong with the page that an operand names.
+    Page(Operand),
+}
+
+impl Answer {
+    /// What may be wrong with a page that an operand names.
+    pub const PAGE: [Status; 3] = [
+        Status::OPERAND_INVALID,
+        Status::OPERAND_ADDR_RANGE_ERROR,
+        Status::PAGE_METADATA_INCORRECT,
+    ];
+
+    /// Whether the status is one of these.
+    fn has(&self, status: Status) -> bool {
+        match *self {
+            Answer::Plain(plain) => status == plain,
+            Answer::About(about, operands) => {
+                operands.iter().any(|operand| status == about.on(*operand))
+            }
+            Answer::Detailed(detailed, _) => status.detail(0) == detailed,
+            Answer::Page(operand) => Self::PAGE.iter().any(|page| status == page.on(operand)),
         }
     }
 }
@@ -121,6 +183,12 @@ pub struct LeafInfo {
     pub op_states: u16,
     /// The locks it takes, in order.
     pub locks: &'static [LeafLock],
+    /// The registers it takes, each with what it means.
+    pub operands: &'static [(&'static str, &'static str)],
+    /// The registers it returns something in, apart from RAX.
+    pub results: &'static [(&'static str, &'static str)],
+    /// The statuses it can answer with; see [`Self::can_answer`].
+    pub answers: &'static [Answer],
     /// Whether the leaf is modelled. Otherwise it answers as an unknown leaf does.
     pub modelled: bool,
 }
@@ -145,6 +213,9 @@ impl LeafInfo {
         early: false,
         op_states: 0,
         locks: &[],
+        operands: &[],
+        results: &[],
+        answers: &[],
         modelled: true,
     };
 
@@ -166,6 +237,21 @@ impl LeafInfo {
     /// All known leaves.
     pub fn all() -> impl Iterator<Item = &'static LeafInfo> {
         MODELLED.iter().copied().chain(&NOT_MODELLED)
+    }
+
+    /// The statuses that any leaf can answer with.
+    pub const COMMON: [Status; 4] = [
+        Status::SUCCESS,
+        Status::OPERAND_INVALID.on(Operand::Rax),
+        Status::SYS_NOT_READY,
+        Status::SYS_SHUTDOWN,
+    ];
+
+    /// Whether the leaf can answer with that status, by its declaration.
+    pub fn can_answer(&self, status: Status) -> bool {
+        Self::COMMON.contains(&status)
+            || self.locks.iter().any(|lock| status == lock.busy())
+            || self.answers.iter().any(|answer| answer.has(status))
     }
 
     pub(super) fn has_versions(&self, profile: &Profile) -> bool {

@@ -61,7 +61,7 @@ const CPUID_VALUES: usize = 256;
 /// The TD attributes that may be set here.
 pub(super) fn attributes_fixed0<P: Platform>(module: &super::Module, platform: &P) -> u64 {
     let profile = module.profile();
-    let has_lass = profile.topology_enumeration && platform.cpuid(7, 1)[0] & (1 << 6) != 0;
+    let has_lass = profile.lass && platform.cpuid(7, 1)[0] & (1 << 6) != 0;
     profile.attributes_fixed0 | if has_lass { ATTRIBUTE_LASS } else { 0 }
 }
 

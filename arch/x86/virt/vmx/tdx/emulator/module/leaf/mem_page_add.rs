@@ -23,8 +23,30 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     name: "MEM.PAGE.ADD",
     op_states: 0x002,
     locks: &[
-        LeafLock::exclusive("TDR", "RDX"),
-        LeafLock::exclusive("page R8", "R8"),
+        LeafLock::exclusive("TDR", Operand::Rdx),
+        LeafLock::exclusive("page R8", Operand::R8),
+    ],
+    operands: &[
+        ("RCX", "GPA, level 0"),
+        ("RDX", "TDR"),
+        ("R8", "page to give, free"),
+        ("R9", "page to copy, of the host"),
+    ],
+    results: &[
+        ("RCX", "on failure, the Secure EPT entry"),
+        ("RDX", "on failure, its level and state"),
+    ],
+    answers: &[
+        Answer::Page(Operand::Rdx),
+        Answer::Plain(Status::TD_FATAL),
+        Answer::Plain(Status::TD_KEYS_NOT_CONFIGURED),
+        Answer::Plain(Status::TDCS_NOT_ALLOCATED),
+        Answer::Plain(Status::OP_STATE_INCORRECT),
+        Answer::About(Status::OPERAND_INVALID, &[Operand::Rcx]),
+        Answer::About(Status::EPT_WALK_FAILED, &[Operand::Rcx]),
+        Answer::About(Status::EPT_ENTRY_STATE_INCORRECT, &[Operand::Rcx]),
+        Answer::About(Status::OPERAND_INVALID, &[Operand::R9]),
+        Answer::Page(Operand::R8),
     ],
     ..LeafInfo::NEW
 };

@@ -22,11 +22,31 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     name: "MEM.PAGE.AUG",
     op_states: 0x20e,
     locks: &[
-        LeafLock::shared("TDR", "RDX"),
-        LeafLock::shared("OP_STATE", "OP_STATE"),
-        LeafLock::shared("SEPT tree", "SEPT_TREE"),
-        LeafLock::exclusive("SEPT entry", "RCX"),
-        LeafLock::exclusive("page R8", "R8"),
+        LeafLock::shared("TDR", Operand::Rdx),
+        LeafLock::shared("OP_STATE", Operand::OpState),
+        LeafLock::shared("SEPT tree", Operand::SeptTree),
+        LeafLock::exclusive("SEPT entry", Operand::Rcx),
+        LeafLock::exclusive("page R8", Operand::R8),
+    ],
+    operands: &[
+        ("RCX", "GPA, level 0 or 1"),
+        ("RDX", "TDR"),
+        ("R8", "page to give, free"),
+    ],
+    results: &[
+        ("RCX", "on failure, the Secure EPT entry"),
+        ("RDX", "on failure, its level and state"),
+    ],
+    answers: &[
+        Answer::Page(Operand::Rdx),
+        Answer::Plain(Status::TD_FATAL),
+        Answer::Plain(Status::TD_KEYS_NOT_CONFIGURED),
+        Answer::Plain(Status::TDCS_NOT_ALLOCATED),
+        Answer::Plain(Status::OP_STATE_INCORRECT),
+        Answer::About(Status::OPERAND_INVALID, &[Operand::Rcx]),
+        Answer::About(Status::EPT_WALK_FAILED, &[Operand::Rcx]),
+        Answer::About(Status::EPT_ENTRY_STATE_INCORRECT, &[Operand::Rcx]),
+        Answer::Page(Operand::R8),
     ],
     ..LeafInfo::NEW
 };

@@ -18,11 +18,31 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     name: "MEM.PAGE.REMOVE",
     op_states: 0x73e,
     locks: &[
-        LeafLock::shared("TDR", "RDX"),
-        LeafLock::shared("OP_STATE", "OP_STATE"),
-        LeafLock::shared("SEPT tree", "SEPT_TREE"),
-        LeafLock::exclusive("SEPT entry", "RCX"),
-        LeafLock::exclusive("removed page", "RCX"),
+        LeafLock::shared("TDR", Operand::Rdx),
+        LeafLock::shared("OP_STATE", Operand::OpState),
+        LeafLock::shared("SEPT tree", Operand::SeptTree),
+        LeafLock::exclusive("SEPT entry", Operand::Rcx),
+        LeafLock::exclusive("removed page", Operand::Rcx),
+    ],
+    operands: &[("RCX", "GPA, level 0 to 2"), ("RDX", "TDR")],
+    results: &[
+        ("RCX", "on success, the page"),
+        (
+            "RCX, RDX",
+            "on failure, the Secure EPT entry, its level and state",
+        ),
+    ],
+    answers: &[
+        Answer::Page(Operand::Rdx),
+        Answer::Plain(Status::TD_FATAL),
+        Answer::Plain(Status::TD_KEYS_NOT_CONFIGURED),
+        Answer::Plain(Status::TDCS_NOT_ALLOCATED),
+        Answer::Plain(Status::OP_STATE_INCORRECT),
+        Answer::About(Status::OPERAND_INVALID, &[Operand::Rcx]),
+        Answer::About(Status::EPT_WALK_FAILED, &[Operand::Rcx]),
+        Answer::About(Status::EPT_ENTRY_STATE_INCORRECT, &[Operand::Rcx]),
+        Answer::About(Status::GPA_RANGE_NOT_BLOCKED, &[Operand::Rcx]),
+        Answer::About(Status::TLB_TRACKING_NOT_DONE, &[Operand::Rcx]),
     ],
     ..LeafInfo::NEW
 };

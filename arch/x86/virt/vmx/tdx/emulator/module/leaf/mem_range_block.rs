@@ -20,10 +20,26 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     name: "MEM.RANGE.BLOCK",
     op_states: 0x33e,
     locks: &[
-        LeafLock::shared("TDR", "RDX"),
-        LeafLock::shared("OP_STATE", "OP_STATE"),
-        LeafLock::exclusive("SEPT tree", "SEPT_TREE"),
-        LeafLock::exclusive("SEPT entry", "RCX"),
+        LeafLock::shared("TDR", Operand::Rdx),
+        LeafLock::shared("OP_STATE", Operand::OpState),
+        LeafLock::exclusive("SEPT tree", Operand::SeptTree),
+        LeafLock::exclusive("SEPT entry", Operand::Rcx),
+    ],
+    operands: &[("RCX", "GPA, level 0 to 3 or 4"), ("RDX", "TDR")],
+    results: &[
+        ("RCX", "on failure, the Secure EPT entry"),
+        ("RDX", "on failure, its level and state"),
+    ],
+    answers: &[
+        Answer::Page(Operand::Rdx),
+        Answer::Plain(Status::TD_FATAL),
+        Answer::Plain(Status::TD_KEYS_NOT_CONFIGURED),
+        Answer::Plain(Status::TDCS_NOT_ALLOCATED),
+        Answer::Plain(Status::OP_STATE_INCORRECT),
+        Answer::About(Status::OPERAND_INVALID, &[Operand::Rcx]),
+        Answer::About(Status::EPT_WALK_FAILED, &[Operand::Rcx]),
+        Answer::About(Status::GPA_RANGE_ALREADY_BLOCKED, &[Operand::Rcx]),
+        Answer::About(Status::EPT_ENTRY_STATE_INCORRECT, &[Operand::Rcx]),
     ],
     ..LeafInfo::NEW
 };

@@ -24,11 +24,33 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     versions: Versions::Two,
     op_states: 0x3ce,
     locks: &[
-        LeafLock::shared("TDR", "RDX"),
-        LeafLock::shared("OP_STATE", "OP_STATE"),
-        LeafLock::shared("SEPT tree", "SEPT_TREE"),
-        LeafLock::exclusive("SEPT entry", "RCX"),
-        LeafLock::exclusive("page R8", "R8"),
+        LeafLock::shared("TDR", Operand::Rdx),
+        LeafLock::shared("OP_STATE", Operand::OpState),
+        LeafLock::shared("SEPT tree", Operand::SeptTree),
+        LeafLock::exclusive("SEPT entry", Operand::Rcx),
+        LeafLock::exclusive("page R8", Operand::R8),
+    ],
+    operands: &[
+        ("RCX", "GPA, level 1 to 3 or 4"),
+        ("RDX", "TDR; bit 0: a table may be there already"),
+        ("R8", "page to give, free"),
+    ],
+    results: &[
+        ("RCX", "on failure, the Secure EPT entry"),
+        ("RDX", "on failure, its level and state"),
+        ("R8", "version 1, on success: all ones"),
+    ],
+    answers: &[
+        Answer::About(Status::OPERAND_INVALID, &[Operand::Rdx]),
+        Answer::Page(Operand::Rdx),
+        Answer::Plain(Status::TD_FATAL),
+        Answer::Plain(Status::TD_KEYS_NOT_CONFIGURED),
+        Answer::Plain(Status::TDCS_NOT_ALLOCATED),
+        Answer::Plain(Status::OP_STATE_INCORRECT),
+        Answer::About(Status::OPERAND_INVALID, &[Operand::Rcx]),
+        Answer::About(Status::EPT_WALK_FAILED, &[Operand::Rcx]),
+        Answer::About(Status::EPT_ENTRY_STATE_INCORRECT, &[Operand::Rcx]),
+        Answer::Page(Operand::R8),
     ],
     ..LeafInfo::NEW
 };

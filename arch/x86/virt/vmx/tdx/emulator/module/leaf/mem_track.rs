@@ -13,9 +13,18 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     name: "MEM.TRACK",
     op_states: 0x3fe,
     locks: &[
-        LeafLock::shared("TDR", "RCX"),
-        LeafLock::shared("OP_STATE", "OP_STATE"),
-        LeafLock::exclusive("epoch", "TD_EPOCH"),
+        LeafLock::shared("TDR", Operand::Rcx),
+        LeafLock::shared("OP_STATE", Operand::OpState),
+        LeafLock::exclusive("epoch", Operand::TdEpoch),
+    ],
+    operands: &[("RCX", "TDR")],
+    answers: &[
+        Answer::Page(Operand::Rcx),
+        Answer::Plain(Status::TD_FATAL),
+        Answer::Plain(Status::TD_KEYS_NOT_CONFIGURED),
+        Answer::Plain(Status::TDCS_NOT_ALLOCATED),
+        Answer::Plain(Status::OP_STATE_INCORRECT),
+        Answer::Plain(Status::PREVIOUS_TLB_EPOCH_BUSY),
     ],
     ..LeafInfo::NEW
 };

@@ -26,8 +26,18 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     number: 1,
     name: "MNG.ADDCX",
     locks: &[
-        LeafLock::exclusive("TDR", "RDX"),
-        LeafLock::exclusive("page RCX", "RCX"),
+        LeafLock::exclusive("TDR", Operand::Rdx),
+        LeafLock::exclusive("page RCX", Operand::Rcx),
+    ],
+    operands: &[("RCX", "page to give, free"), ("RDX", "TDR")],
+    answers: &[
+        Answer::Page(Operand::Rdx),
+        Answer::Plain(Status::TD_FATAL),
+        Answer::Plain(Status::TD_KEYS_NOT_CONFIGURED),
+        Answer::Plain(Status::TDCX_NUM_INCORRECT),
+        Answer::Page(Operand::Rcx),
+        Answer::Plain(Status::RND_NO_ENTROPY),
+        Answer::Plain(Status::OP_STATE_INCORRECT),
     ],
     ..LeafInfo::NEW
 };

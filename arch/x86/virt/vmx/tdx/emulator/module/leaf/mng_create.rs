@@ -21,8 +21,15 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     number: 9,
     name: "MNG.CREATE",
     locks: &[
-        LeafLock::exclusive("page RCX", "RCX"),
-        LeafLock::exclusive("KOT", "KOT"),
+        LeafLock::exclusive("page RCX", Operand::Rcx),
+        LeafLock::exclusive("KOT", Operand::Kot),
+    ],
+    operands: &[("RCX", "page to give, free"), ("RDX", "HKID")],
+    answers: &[
+        Answer::About(Status::OPERAND_INVALID, &[Operand::Rdx]),
+        Answer::Page(Operand::Rcx),
+        Answer::Plain(Status::HKID_NOT_FREE),
+        Answer::Plain(Status::RND_NO_ENTROPY),
     ],
     ..LeafInfo::NEW
 };

@@ -21,7 +21,39 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     number: 21,
     name: "MNG.INIT",
     op_states: OpState::Uninitialized.bit(),
-    locks: &[LeafLock::exclusive("TDR", "RCX")],
+    locks: &[LeafLock::exclusive("TDR", Operand::Rcx)],
+    operands: &[("RCX", "TDR"), ("RDX", "TD_PARAMS, of the host")],
+    results: &[(
+        "RCX",
+        "on failure, the index of the CPUID value that is wrong, if any",
+    )],
+    answers: &[
+        Answer::Plain(Status::LIMIT_CPUID_MAXVAL_SET),
+        Answer::Page(Operand::Rcx),
+        Answer::Plain(Status::TD_FATAL),
+        Answer::Plain(Status::TD_KEYS_NOT_CONFIGURED),
+        Answer::Plain(Status::TDCS_NOT_ALLOCATED),
+        Answer::Plain(Status::OP_STATE_INCORRECT),
+        Answer::About(
+            Status::OPERAND_INVALID,
+            &[
+                Operand::Rdx,
+                Operand::Attributes,
+                Operand::Xfam,
+                Operand::ConfigFlags,
+                Operand::EptpControls,
+                Operand::MaxVcpus,
+                Operand::NumL2Vms,
+                Operand::TscFrequency,
+                Operand::CpuidConfig,
+                Operand::ArchCapabilitiesConfig,
+            ],
+        ),
+        Answer::Detailed(Status::INCONSISTENT_CPUID_FIELD, "register"),
+        Answer::Detailed(Status::INCONSISTENT_MSR, "MSR"),
+        Answer::Detailed(Status::INCORRECT_MSR_VALUE, "MSR"),
+        Answer::Plain(Status::CPUID_LEAF_1F_FORMAT_UNRECOGNIZED),
+    ],
     ..LeafInfo::NEW
 };
 

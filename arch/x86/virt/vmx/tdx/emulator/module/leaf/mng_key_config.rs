@@ -16,8 +16,16 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     number: 8,
     name: "MNG.KEY.CONFIG",
     locks: &[
-        LeafLock::exclusive("TDR", "RCX"),
-        LeafLock::exclusive("KET", "KET"),
+        LeafLock::exclusive("TDR", Operand::Rcx),
+        LeafLock::exclusive("KET", Operand::Ket),
+    ],
+    operands: &[("RCX", "TDR")],
+    answers: &[
+        Answer::Page(Operand::Rcx),
+        Answer::Plain(Status::TD_FATAL),
+        Answer::Plain(Status::LIFECYCLE_STATE_INCORRECT),
+        Answer::Plain(Status::KEY_CONFIGURED),
+        Answer::Plain(Status::KEY_GENERATION_FAILED),
     ],
     ..LeafInfo::NEW
 };

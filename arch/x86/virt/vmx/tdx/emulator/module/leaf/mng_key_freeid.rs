@@ -16,8 +16,14 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     number: 20,
     name: "MNG.KEY.FREEID",
     locks: &[
-        LeafLock::exclusive("TDR", "RCX"),
-        LeafLock::exclusive("KOT", "KOT"),
+        LeafLock::exclusive("TDR", Operand::Rcx),
+        LeafLock::exclusive("KOT", Operand::Kot),
+    ],
+    operands: &[("RCX", "TDR")],
+    answers: &[
+        Answer::Page(Operand::Rcx),
+        Answer::Plain(Status::LIFECYCLE_STATE_INCORRECT),
+        Answer::Plain(Status::WBCACHE_NOT_COMPLETE),
     ],
     ..LeafInfo::NEW
 };

@@ -18,8 +18,14 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     number: 19,
     name: "MNG.VPFLUSHDONE",
     locks: &[
-        LeafLock::exclusive("TDR", "RCX"),
-        LeafLock::exclusive("KOT", "KOT"),
+        LeafLock::exclusive("TDR", Operand::Rcx),
+        LeafLock::exclusive("KOT", Operand::Kot),
+    ],
+    operands: &[("RCX", "TDR")],
+    answers: &[
+        Answer::Page(Operand::Rcx),
+        Answer::Plain(Status::LIFECYCLE_STATE_INCORRECT),
+        Answer::Plain(Status::FLUSHVP_NOT_DONE),
     ],
     ..LeafInfo::NEW
 };

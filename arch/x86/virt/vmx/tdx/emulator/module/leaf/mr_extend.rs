@@ -16,7 +16,21 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     number: 16,
     name: "MR.EXTEND",
     op_states: 0x002,
-    locks: &[LeafLock::exclusive("TDR", "RDX")],
+    locks: &[LeafLock::exclusive("TDR", Operand::Rdx)],
+    operands: &[("RCX", "GPA, a multiple of 256"), ("RDX", "TDR")],
+    results: &[
+        ("RCX", "on failure, the Secure EPT entry"),
+        ("RDX", "on failure, its level and state"),
+    ],
+    answers: &[
+        Answer::Page(Operand::Rdx),
+        Answer::Plain(Status::TD_FATAL),
+        Answer::Plain(Status::TD_KEYS_NOT_CONFIGURED),
+        Answer::Plain(Status::TDCS_NOT_ALLOCATED),
+        Answer::Plain(Status::OP_STATE_INCORRECT),
+        Answer::About(Status::OPERAND_INVALID, &[Operand::Rcx]),
+        Answer::About(Status::EPT_ENTRY_NOT_PRESENT, &[Operand::Rcx]),
+    ],
     ..LeafInfo::NEW
 };
 

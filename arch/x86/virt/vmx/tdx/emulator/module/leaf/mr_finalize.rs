@@ -13,7 +13,16 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     number: 17,
     name: "MR.FINALIZE",
     op_states: 0x002,
-    locks: &[LeafLock::exclusive("TDR", "RCX")],
+    locks: &[LeafLock::exclusive("TDR", Operand::Rcx)],
+    operands: &[("RCX", "TDR")],
+    answers: &[
+        Answer::Page(Operand::Rcx),
+        Answer::Plain(Status::TD_FATAL),
+        Answer::Plain(Status::TD_KEYS_NOT_CONFIGURED),
+        Answer::Plain(Status::TDCS_NOT_ALLOCATED),
+        Answer::Plain(Status::OP_STATE_INCORRECT),
+        Answer::Plain(Status::NO_VCPUS),
+    ],
     ..LeafInfo::NEW
 };
 

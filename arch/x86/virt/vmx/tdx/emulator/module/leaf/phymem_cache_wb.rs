@@ -8,8 +8,16 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     number: 40,
     name: "PHYMEM.CACHE.WB",
     locks: &[
-        LeafLock::exclusive("WBT entry", "WBCACHE"),
-        LeafLock::shared("KOT", "KOT"),
+        LeafLock::exclusive("WBT entry", Operand::Wbcache),
+        LeafLock::shared("KOT", Operand::Kot),
+    ],
+    operands: &[("RCX", "0: begin, 1: go on")],
+    answers: &[
+        Answer::About(Status::OPERAND_INVALID, &[Operand::Rcx]),
+        Answer::Plain(Status::INVALID_PKG_ID),
+        Answer::Plain(Status::NO_HKID_READY_TO_WBCACHE),
+        Answer::Plain(Status::WBCACHE_RESUME_ERROR),
+        Answer::Plain(Status::INTERRUPTED_RESUMABLE),
     ],
     ..LeafInfo::NEW
 };

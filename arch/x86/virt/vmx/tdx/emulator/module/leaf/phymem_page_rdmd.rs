@@ -11,7 +11,19 @@ use crate::module::pamt::{
 pub(super) const INFO: LeafInfo = LeafInfo {
     number: 24,
     name: "PHYMEM.PAGE.RDMD",
-    locks: &[LeafLock::shared("page RCX", "RCX")],
+    locks: &[LeafLock::shared("page RCX", Operand::Rcx)],
+    operands: &[("RCX", "page")],
+    results: &[
+        ("RCX", "type"),
+        ("RDX", "owner"),
+        ("R8", "level"),
+        ("R9", "epoch in which it was blocked"),
+        ("R10, R11", "0"),
+    ],
+    answers: &[
+        Answer::About(Status::OPERAND_INVALID, &[Operand::Rcx]),
+        Answer::About(Status::OPERAND_ADDR_RANGE_ERROR, &[Operand::Rcx]),
+    ],
     ..LeafInfo::NEW
 };
 

@@ -20,8 +20,20 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     number: 28,
     name: "PHYMEM.PAGE.RECLAIM",
     locks: &[
-        LeafLock::exclusive("page RCX", "RCX"),
-        LeafLock::shared("TDR", "TDR"),
+        LeafLock::exclusive("page RCX", Operand::Rcx),
+        LeafLock::shared("TDR", Operand::Tdr),
+    ],
+    operands: &[("RCX", "page")],
+    results: &[
+        ("RCX", "type"),
+        ("RDX", "owner"),
+        ("R8", "level"),
+        ("R9, R10, R11", "0"),
+    ],
+    answers: &[
+        Answer::Page(Operand::Rcx),
+        Answer::Plain(Status::LIFECYCLE_STATE_INCORRECT),
+        Answer::Plain(Status::TD_ASSOCIATED_PAGES_EXIST),
     ],
     ..LeafInfo::NEW
 };

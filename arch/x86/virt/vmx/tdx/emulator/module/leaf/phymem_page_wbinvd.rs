@@ -14,7 +14,9 @@ use crate::module::{
 pub(super) const INFO: LeafInfo = LeafInfo {
     number: 41,
     name: "PHYMEM.PAGE.WBINVD",
-    locks: &[LeafLock::shared("page RCX", "RCX")],
+    locks: &[LeafLock::shared("page RCX", Operand::Rcx)],
+    operands: &[("RCX", "page, with the HKID")],
+    answers: &[Answer::Page(Operand::Rcx)],
     ..LeafInfo::NEW
 };
 

@@ -12,7 +12,27 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     number: 45,
     name: "SYS.CONFIG",
     early: true,
-    locks: &[LeafLock::exclusive("global", "")],
+    locks: &[LeafLock::global(LockMode::Exclusive)],
+    operands: &[
+        ("RCX", "list of TDMR descriptions, of the host"),
+        ("RDX", "their number"),
+        ("R8", "HKID of the module"),
+    ],
+    answers: &[
+        Answer::Plain(Status::SYS_CONFIG_NOT_PENDING),
+        Answer::About(
+            Status::OPERAND_INVALID,
+            &[Operand::Rcx, Operand::Rdx, Operand::R8],
+        ),
+        Answer::Detailed(Status::INVALID_TDMR, "TDMR"),
+        Answer::Detailed(Status::NON_ORDERED_TDMR, "TDMR"),
+        Answer::Detailed(Status::TDMR_OUTSIDE_CMRS, "TDMR"),
+        Answer::Detailed(Status::INVALID_RESERVED_IN_TDMR, "TDMR, area"),
+        Answer::Detailed(Status::NON_ORDERED_RESERVED_IN_TDMR, "TDMR, area"),
+        Answer::Detailed(Status::INVALID_PAMT, "TDMR, level"),
+        Answer::Detailed(Status::PAMT_OUTSIDE_CMRS, "TDMR, level"),
+        Answer::Detailed(Status::PAMT_OVERLAP, "TDMR, level, other TDMR"),
+    ],
     ..LeafInfo::NEW
 };
 

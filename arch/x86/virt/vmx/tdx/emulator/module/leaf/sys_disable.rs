@@ -7,7 +7,8 @@ use super::prelude::*;
 pub(super) const INFO: LeafInfo = LeafInfo {
     number: 69,
     name: "SYS.DISABLE",
-    locks: &[LeafLock::exclusive("global", "")],
+    locks: &[LeafLock::global(LockMode::Exclusive)],
+    answers: &[Answer::Plain(Status::SYS_BUSY)],
     ..LeafInfo::NEW
 };
 

@@ -12,7 +12,17 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     number: 33,
     name: "SYS.INIT",
     early: true,
-    locks: &[LeafLock::exclusive("global", "")],
+    locks: &[LeafLock::global(LockMode::Exclusive)],
+    operands: &[("RCX", "0")],
+    results: &[("RCX, RDX, R8, R9, R10", "0")],
+    answers: &[
+        Answer::About(Status::OPERAND_INVALID, &[Operand::Rcx]),
+        Answer::Plain(Status::SYS_INIT_NOT_PENDING),
+        Answer::Plain(Status::LIMIT_CPUID_MAXVAL_SET),
+        Answer::Plain(Status::NUM_ACTIVATED_HKIDS_NOT_SUPPORTED),
+        Answer::Plain(Status::CMR_LIST_INVALID),
+        Answer::Plain(Status::RND_NO_ENTROPY),
+    ],
     ..LeafInfo::NEW
 };
 

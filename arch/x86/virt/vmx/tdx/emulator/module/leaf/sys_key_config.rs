@@ -10,8 +10,13 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     name: "SYS.KEY.CONFIG",
     early: true,
     locks: &[
-        LeafLock::exclusive("global", ""),
-        LeafLock::exclusive("KET", "KET"),
+        LeafLock::global(LockMode::Exclusive),
+        LeafLock::exclusive("KET", Operand::Ket),
+    ],
+    answers: &[
+        Answer::Plain(Status::SYS_KEY_CONFIG_NOT_PENDING),
+        Answer::Plain(Status::KEY_CONFIGURED),
+        Answer::Plain(Status::KEY_GENERATION_FAILED),
     ],
     ..LeafInfo::NEW
 };

@@ -12,7 +12,15 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     number: 35,
     name: "SYS.LP.INIT",
     early: true,
-    locks: &[LeafLock::shared("global", "")],
+    locks: &[LeafLock::global(LockMode::Shared)],
+    results: &[("RCX, RDX, R8", "0")],
+    answers: &[
+        Answer::Plain(Status::SYS_LP_INIT_NOT_PENDING),
+        Answer::Plain(Status::SYS_LP_INIT_DONE),
+        Answer::Plain(Status::RND_NO_ENTROPY),
+        Answer::Detailed(Status::INCONSISTENT_MSR, "MSR"),
+        Answer::Plain(Status::INVALID_PKG_ID),
+    ],
     ..LeafInfo::NEW
 };
 

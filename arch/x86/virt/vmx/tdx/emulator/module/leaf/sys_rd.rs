@@ -9,6 +9,13 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     number: 34,
     name: "SYS.RD",
     early: true,
+    operands: &[("RDX", "field")],
+    results: &[("RDX", "the next field"), ("R8", "value")],
+    answers: &[
+        Answer::Plain(Status::SYS_LP_INIT_NOT_DONE),
+        Answer::Plain(Status::METADATA_FIRST_FIELD_ID_IN_CONTEXT),
+        Answer::Plain(Status::METADATA_FIELD_ID_INCORRECT),
+    ],
     ..LeafInfo::NEW
 };
 

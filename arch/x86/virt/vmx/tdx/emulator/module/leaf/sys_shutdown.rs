@@ -7,7 +7,12 @@ use super::prelude::*;
 pub(super) const INFO: LeafInfo = LeafInfo {
     number: 52,
     name: "SYS.SHUTDOWN",
-    locks: &[LeafLock::exclusive("global", "")],
+    locks: &[LeafLock::global(LockMode::Exclusive)],
+    operands: &[("RCX", "version of what is handed off: 0")],
+    answers: &[
+        Answer::About(Status::OPERAND_INVALID, &[Operand::Rcx]),
+        Answer::Plain(Status::SYS_BUSY),
+    ],
     ..LeafInfo::NEW
 };
 

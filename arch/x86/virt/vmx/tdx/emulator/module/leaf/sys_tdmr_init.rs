@@ -11,7 +11,13 @@ use crate::module::{
 pub(super) const INFO: LeafInfo = LeafInfo {
     number: 36,
     name: "SYS.TDMR.INIT",
-    locks: &[LeafLock::exclusive("TDMR", "RCX")],
+    locks: &[LeafLock::exclusive("TDMR", Operand::Rcx)],
+    operands: &[("RCX", "first address of a TDMR")],
+    results: &[("RDX", "where initialised memory ends")],
+    answers: &[
+        Answer::About(Status::OPERAND_INVALID, &[Operand::Rcx]),
+        Answer::Plain(Status::TDMR_ALREADY_INITIALIZED),
+    ],
     ..LeafInfo::NEW
 };
 

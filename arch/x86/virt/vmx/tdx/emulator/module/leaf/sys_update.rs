@@ -8,7 +8,11 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     number: 53,
     name: "SYS.UPDATE",
     early: true,
-    locks: &[LeafLock::exclusive("global", "")],
+    locks: &[LeafLock::global(LockMode::Exclusive)],
+    answers: &[
+        Answer::Plain(Status::SYS_STATE_INCORRECT),
+        Answer::Plain(Status::SYS_INVALID_HANDOFF),
+    ],
     ..LeafInfo::NEW
 };
 

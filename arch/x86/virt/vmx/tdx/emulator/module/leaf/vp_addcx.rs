@@ -22,10 +22,21 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     name: "VP.ADDCX",
     op_states: 0x082,
     locks: &[
-        LeafLock::exclusive("TDVPR", "RDX"),
-        LeafLock::shared("TDR", "TDR"),
-        LeafLock::shared("OP_STATE", "OP_STATE"),
-        LeafLock::exclusive("page RCX", "RCX"),
+        LeafLock::exclusive("TDVPR", Operand::Rdx),
+        LeafLock::shared("TDR", Operand::Tdr),
+        LeafLock::shared("OP_STATE", Operand::OpState),
+        LeafLock::exclusive("page RCX", Operand::Rcx),
+    ],
+    operands: &[("RCX", "page to give, free"), ("RDX", "TDVPR")],
+    answers: &[
+        Answer::Page(Operand::Rdx),
+        Answer::Plain(Status::TD_FATAL),
+        Answer::Plain(Status::TD_KEYS_NOT_CONFIGURED),
+        Answer::Plain(Status::TDCS_NOT_ALLOCATED),
+        Answer::Plain(Status::OP_STATE_INCORRECT),
+        Answer::Plain(Status::VCPU_STATE_INCORRECT),
+        Answer::Plain(Status::TDCX_NUM_INCORRECT),
+        Answer::Page(Operand::Rcx),
     ],
     ..LeafInfo::NEW
 };

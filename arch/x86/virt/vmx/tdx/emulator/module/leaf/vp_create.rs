@@ -21,9 +21,18 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     name: "VP.CREATE",
     op_states: 0x082,
     locks: &[
-        LeafLock::shared("TDR", "RDX"),
-        LeafLock::shared("OP_STATE", "OP_STATE"),
-        LeafLock::exclusive("page RCX", "RCX"),
+        LeafLock::shared("TDR", Operand::Rdx),
+        LeafLock::shared("OP_STATE", Operand::OpState),
+        LeafLock::exclusive("page RCX", Operand::Rcx),
+    ],
+    operands: &[("RCX", "page to give, free"), ("RDX", "TDR")],
+    answers: &[
+        Answer::Page(Operand::Rdx),
+        Answer::Plain(Status::TD_FATAL),
+        Answer::Plain(Status::TD_KEYS_NOT_CONFIGURED),
+        Answer::Plain(Status::TDCS_NOT_ALLOCATED),
+        Answer::Plain(Status::OP_STATE_INCORRECT),
+        Answer::Page(Operand::Rcx),
     ],
     ..LeafInfo::NEW
 };

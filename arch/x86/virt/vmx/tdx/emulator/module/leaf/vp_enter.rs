@@ -39,10 +39,34 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     name: "VP.ENTER",
     op_states: 0x20c,
     locks: &[
-        LeafLock::shared("TDVPR", "RCX"),
-        LeafLock::shared("TDR", "TDR"),
-        LeafLock::shared("OP_STATE", "OP_STATE"),
-        LeafLock::shared("epoch", "TD_EPOCH"),
+        LeafLock::shared("TDVPR", Operand::Rcx),
+        LeafLock::shared("TDR", Operand::Tdr),
+        LeafLock::shared("OP_STATE", Operand::OpState),
+        LeafLock::shared("epoch", Operand::TdEpoch),
+    ],
+    operands: &[(
+        "RCX",
+        "TDVPR in bits 51:12; bit 52: hint on recovery; bit 53: resume L1",
+    )],
+    results: &[
+        ("RCX, RDX, R8, R9", "about the exit"),
+        ("others", "0; RBP may stay"),
+    ],
+    answers: &[
+        Answer::Plain(Status::LIMIT_CPUID_MAXVAL_SET),
+        Answer::Page(Operand::Rcx),
+        Answer::Plain(Status::TD_FATAL),
+        Answer::Plain(Status::TD_KEYS_NOT_CONFIGURED),
+        Answer::Plain(Status::TDCS_NOT_ALLOCATED),
+        Answer::Plain(Status::OP_STATE_INCORRECT),
+        Answer::Plain(Status::TDCX_NUM_INCORRECT),
+        Answer::Plain(Status::VCPU_STATE_INCORRECT),
+        Answer::Plain(Status::VCPU_ASSOCIATED),
+        Answer::Detailed(Status::INCONSISTENT_MSR, "MSR"),
+        Answer::Plain(Status::TSC_ROLLBACK),
+        Answer::About(Status::OPERAND_BUSY, &[Operand::SeptTree]),
+        Answer::Detailed(Status::SUCCESS, "exit reason"),
+        Answer::Detailed(Status::NON_RECOVERABLE_VCPU, "exit reason"),
     ],
     ..LeafInfo::NEW
 };

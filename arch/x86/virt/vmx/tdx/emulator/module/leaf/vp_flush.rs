@@ -12,8 +12,17 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     number: 18,
     name: "VP.FLUSH",
     locks: &[
-        LeafLock::exclusive("TDVPR", "RCX"),
-        LeafLock::shared("TDR", "TDR"),
+        LeafLock::exclusive("TDVPR", Operand::Rcx),
+        LeafLock::shared("TDR", Operand::Tdr),
+    ],
+    operands: &[("RCX", "TDVPR")],
+    answers: &[
+        Answer::Page(Operand::Rcx),
+        Answer::Plain(Status::TD_FATAL),
+        Answer::Plain(Status::TD_KEYS_NOT_CONFIGURED),
+        Answer::Plain(Status::TDCS_NOT_ALLOCATED),
+        Answer::Plain(Status::TDCX_NUM_INCORRECT),
+        Answer::Plain(Status::VCPU_NOT_ASSOCIATED),
     ],
     ..LeafInfo::NEW
 };

@@ -5,6 +5,7 @@
 use super::prelude::*;
 use crate::module::{
     cpuid,
+    locks::fetch_add,
     td::{
         Tdcs,
         TdcsField, //
@@ -17,15 +18,40 @@ use crate::module::{
     IA32_TSC_ADJUST, //
 };
 
+/// With x2APIC ids, which no two vCPUs of a TD may share, it is exclusive.
+const TDR_LOCK: LeafLock = LeafLock {
+    strict: LockMode::Exclusive,
+    ..LeafLock::shared("TDR", Operand::Tdr)
+};
+
 pub(super) const INFO: LeafInfo = LeafInfo {
     number: 22,
     name: "VP.INIT",
     versions: Versions::TwoWithTopology,
     op_states: 0x002,
     locks: &[
-        LeafLock::exclusive("TDVPR", "RCX"),
-        LeafLock::shared("TDR", "TDR"),
-        LeafLock::shared("OP_STATE", "OP_STATE"),
+        LeafLock::exclusive("TDVPR", Operand::Rcx),
+        TDR_LOCK,
+        LeafLock::shared("OP_STATE", Operand::OpState),
+    ],
+    operands: &[
+        ("RCX", "TDVPR"),
+        ("RDX", "what the guest finds in RCX and R8"),
+        ("R8", "version 1: x2APIC id"),
+    ],
+    answers: &[
+        Answer::Page(Operand::Rcx),
+        Answer::Plain(Status::TD_FATAL),
+        Answer::Plain(Status::TD_KEYS_NOT_CONFIGURED),
+        Answer::Plain(Status::TDCS_NOT_ALLOCATED),
+        Answer::Plain(Status::OP_STATE_INCORRECT),
+        Answer::Plain(Status::TDCX_NUM_INCORRECT),
+        Answer::Plain(Status::VCPU_STATE_INCORRECT),
+        Answer::Plain(Status::MAX_VCPUS_EXCEEDED),
+        Answer::About(Status::OPERAND_INVALID, &[Operand::R8]),
+        Answer::Detailed(Status::X2APIC_ID_NOT_UNIQUE, "x2APIC id"),
+        Answer::Detailed(Status::INCONSISTENT_MSR, "MSR"),
+        Answer::Plain(Status::VCPU_ASSOCIATED),
     ],
     ..LeafInfo::NEW
 };
@@ -37,11 +63,7 @@ pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResul
     if call.version > 1 {
         return Err(Status::OPERAND_INVALID.on(Operand::Rax));
     }
-    let td_mode = if with_x2apic_id {
-        LockMode::Exclusive
-    } else {
-        LockMode::Shared
-    };
+    let td_mode = TDR_LOCK.mode_in(call.version, module.profile());
     let vp = LockedVp::lock(call, regs.rcx, Operand::Rcx, LockMode::Exclusive, td_mode)?;
     let tdcs = vp.td.check_and_lock(INFO.op_states)?;
     vp.check_complete(&tdcs)?;
@@ -81,16 +103,38 @@ pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResul
     vp.associate(&tdcs, false)
 }
 
-/// Stores the x2APIC id of the vCPU of that index, if no earlier one has it.
+/// Stores the x2APIC id of the vCPU of that index, if no other one has it.
+///
+/// Others may be at it too, where the TDR's lock is shared: of those with the same id at most one
+/// gets it, since each says what it wants before it looks.
 fn take_x2apic_id<P: Platform>(tdcs: &Tdcs<'_, P>, index: u64, id: u32) -> LeafResult {
-    let platform = tdcs.call().platform;
-    for other in 0..index {
-        let mut bytes = [0; 4];
-        platform.read(tdcs.x2apic_id_pa(other), &mut bytes);
-        if u32::from_le_bytes(bytes) == id {
-            return Err(Status::X2APIC_ID_NOT_UNIQUE.detail(id));
-        }
+    // 0 is where no vCPU has told its id. (The id for which this is 0 addresses all, so it is none.)
+    let key = id.wrapping_add(1);
+    set_x2apic_key(tdcs, index, key);
+    let vcpus = tdcs.get(TdcsField::NumVcpus);
+    let mut others = (0..vcpus).filter(|other| *other != index);
+    if key != 0 && others.any(|other| x2apic_key(tdcs, other) == key) {
+        set_x2apic_key(tdcs, index, 0);
+        return Err(Status::X2APIC_ID_NOT_UNIQUE.detail(id));
     }
-    platform.write(tdcs.x2apic_id_pa(index), &id.to_le_bytes());
     Ok(())
+}
+
+/// The word with the key of the vCPU of that index, and how far up it is.
+fn x2apic_word<P: Platform>(tdcs: &Tdcs<'_, P>, index: u64) -> (u64, u32) {
+    let pa = tdcs.x2apic_id_pa(index);
+    (pa & !7, if pa & 4 != 0 { 32 } else { 0 })
+}
+
+fn x2apic_key<P: Platform>(tdcs: &Tdcs<'_, P>, index: u64) -> u32 {
+    let (pa, shift) = x2apic_word(tdcs, index);
+    (tdcs.call().platform.read64(pa) >> shift) as u32
+}
+
+fn set_x2apic_key<P: Platform>(tdcs: &Tdcs<'_, P>, index: u64, key: u32) {
+    let (pa, shift) = x2apic_word(tdcs, index);
+    // No carry leaves a half: what is added to it is the difference.
+    let old = x2apic_key(tdcs, index);
+    let delta = u64::from(key).wrapping_sub(u64::from(old));
+    fetch_add(tdcs.call().platform, pa, delta << shift);
 }

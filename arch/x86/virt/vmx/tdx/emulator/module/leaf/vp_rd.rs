@@ -14,9 +14,24 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     versions: Versions::Two,
     op_states: 0x7fe,
     locks: &[
-        LeafLock::shared("TDVPR", "RCX"),
-        LeafLock::shared("TDR", "TDR"),
-        LeafLock::shared("OP_STATE", "OP_STATE"),
+        LeafLock::shared("TDVPR", Operand::Rcx),
+        LeafLock::shared("TDR", Operand::Tdr),
+        LeafLock::shared("OP_STATE", Operand::OpState),
+    ],
+    operands: &[("RCX", "TDVPR"), ("RDX", "field")],
+    results: &[("RDX", "version 1: the next field"), ("R8", "value")],
+    answers: &[
+        Answer::Page(Operand::Rcx),
+        Answer::Plain(Status::TD_FATAL),
+        Answer::Plain(Status::TD_KEYS_NOT_CONFIGURED),
+        Answer::Plain(Status::TDCS_NOT_ALLOCATED),
+        Answer::Plain(Status::OP_STATE_INCORRECT),
+        Answer::Plain(Status::TDCX_NUM_INCORRECT),
+        Answer::Plain(Status::VCPU_STATE_INCORRECT),
+        Answer::Plain(Status::VCPU_ASSOCIATED),
+        Answer::Plain(Status::METADATA_FIRST_FIELD_ID_IN_CONTEXT),
+        Answer::Plain(Status::METADATA_FIELD_ID_INCORRECT),
+        Answer::Plain(Status::METADATA_FIELD_NOT_READABLE),
     ],
     ..LeafInfo::NEW
 };

@@ -13,9 +13,30 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     name: "VP.WR",
     op_states: 0x7ce,
     locks: &[
-        LeafLock::shared("TDVPR", "RCX"),
-        LeafLock::shared("TDR", "TDR"),
-        LeafLock::shared("OP_STATE", "OP_STATE"),
+        LeafLock::shared("TDVPR", Operand::Rcx),
+        LeafLock::shared("TDR", Operand::Tdr),
+        LeafLock::shared("OP_STATE", Operand::OpState),
+    ],
+    operands: &[
+        ("RCX", "TDVPR"),
+        ("RDX", "field"),
+        ("R8", "value"),
+        ("R9", "bits to write"),
+    ],
+    results: &[("R8", "former value")],
+    answers: &[
+        Answer::Page(Operand::Rcx),
+        Answer::Plain(Status::TD_FATAL),
+        Answer::Plain(Status::TD_KEYS_NOT_CONFIGURED),
+        Answer::Plain(Status::TDCS_NOT_ALLOCATED),
+        Answer::Plain(Status::OP_STATE_INCORRECT),
+        Answer::Plain(Status::TDCX_NUM_INCORRECT),
+        Answer::Plain(Status::VCPU_STATE_INCORRECT),
+        Answer::Plain(Status::VCPU_ASSOCIATED),
+        Answer::Plain(Status::METADATA_FIELD_ID_INCORRECT),
+        Answer::Plain(Status::METADATA_FIELD_NOT_WRITABLE),
+        Answer::Plain(Status::METADATA_FIELD_VALUE_NOT_VALID),
+        Answer::Detailed(Status::TD_VMCS_FIELD_NOT_INITIALIZED, "VMCS field"),
     ],
     ..LeafInfo::NEW
 };
