@@ -24,6 +24,7 @@
 #define TDX_EMULATOR		"/sys/kernel/debug/tdx_emulator"
 #define TDX_EMULATOR_TDS	TDX_EMULATOR "/tds"
 #define TDX_EMULATOR_PAGES	TDX_EMULATOR "/accounting"
+#define TDX_EMULATOR_LEAVES	TDX_EMULATOR "/leaves"
 #define TDX_MRTD_DIGITS		96
 
 #define CGROUP_ROOT		"/sys/fs/cgroup"
