@@ -140,14 +140,11 @@ const VM: u32 = 1 << 0;
 const SLOTS: u32 = 1 << 1;
 const VCPUS: u32 = 1 << 2 | 1 << 3;
 
-/// What a thread beside the test does: takes a lock, looks around, and keeps the lock until told.
-struct OtherThread<'a> {
-    fixture: &'a Fixture,
+/// A thread beside the test that takes a lock and keeps it until told.
+struct OtherThread {
     lock: *mut bindings::mutex,
     /// One of the constants below.
     phase: AtomicU32,
-    /// What was held when the thread had got its lock.
-    saw: AtomicU32,
 }
 
 const STARTED: u32 = 0;
@@ -155,50 +152,55 @@ const HAS_LOCK: u32 = 1;
 const RELEASE: u32 = 2;
 const DONE: u32 = 3;
 
-impl<'a> OtherThread<'a> {
-    fn new(fixture: &'a Fixture, lock: *mut bindings::mutex) -> Self {
+impl OtherThread {
+    fn new(lock: *mut bindings::mutex) -> Self {
         Self {
-            fixture,
             lock,
             phase: AtomicU32::new(STARTED),
-            saw: AtomicU32::new(0),
         }
     }
 
     /// Starts the thread. The caller has to wait for `DONE`.
     fn start(&self) -> Result {
-        let data: *const Self = self;
-
-        // SAFETY: The thread uses `data` until it is `DONE`, for which the caller waits.
-        let task = crate::error::from_err_ptr(unsafe {
-            bindings::kthread_create_on_node(
-                Some(other_thread),
-                data.cast_mut().cast(),
-                bindings::NUMA_NO_NODE,
-                c"kvm_lock_test".as_char_ptr(),
-            )
-        })?;
-
-        // SAFETY: The task has just been created and has not run yet.
-        unsafe { bindings::wake_up_process(task) };
-        Ok(())
+        start_thread(other_thread, (&raw const *self).cast_mut().cast())
     }
 
-    /// Waits for a phase; gives up after ten seconds.
     fn wait_for(&self, phase: u32) -> bool {
-        for _ in 0..1000 {
-            if self.phase.load(Ordering::Acquire) == phase {
-                return true;
-            }
-            sleep_ms(10);
-        }
-        false
+        wait_for(&self.phase, phase)
     }
 
     fn release(&self) -> bool {
         self.phase.store(RELEASE, Ordering::Release);
         self.wait_for(DONE)
     }
+}
+
+/// Starts a thread beside the test. `data` has to live until the thread says that it is `DONE`.
+fn start_thread(body: unsafe extern "C" fn(*mut c_void) -> c_int, data: *mut c_void) -> Result {
+    // SAFETY: The caller keeps `data` for as long as the thread uses it.
+    let task = crate::error::from_err_ptr(unsafe {
+        bindings::kthread_create_on_node(
+            Some(body),
+            data,
+            bindings::NUMA_NO_NODE,
+            c"kvm_lock_test".as_char_ptr(),
+        )
+    })?;
+
+    // SAFETY: The task has just been created and has not run yet.
+    unsafe { bindings::wake_up_process(task) };
+    Ok(())
+}
+
+/// Waits for a thread to come to a phase; gives up after ten seconds.
+fn wait_for(phase: &AtomicU32, wanted: u32) -> bool {
+    for _ in 0..1000 {
+        if phase.load(Ordering::Acquire) == wanted {
+            return true;
+        }
+        sleep_ms(10);
+    }
+    false
 }
 
 /// Body of an [`OtherThread`].
@@ -208,11 +210,10 @@ impl<'a> OtherThread<'a> {
 /// `data` is an [`OtherThread`] that lives until it is `DONE`.
 unsafe extern "C" fn other_thread(data: *mut c_void) -> c_int {
     // SAFETY: By the safety requirements.
-    let this = unsafe { &*data.cast_const().cast::<OtherThread<'_>>() };
+    let this = unsafe { &*data.cast_const().cast::<OtherThread>() };
 
     // SAFETY: The mutex is initialised and lives as long as the fixture.
     unsafe { bindings::mutex_lock(this.lock) };
-    this.saw.store(this.fixture.held(), Ordering::Relaxed);
     this.phase.store(HAS_LOCK, Ordering::Release);
     while this.phase.load(Ordering::Acquire) != RELEASE {
         sleep_ms(1);
@@ -228,26 +229,60 @@ fn sleep_ms(ms: u32) {
     unsafe { bindings::msleep(ms) };
 }
 
-/// Runs a test in which another thread waits for `lock` while the whole ladder is held, and returns
-/// what was still held when it got it.
-fn held_when_next_gets(lock: fn(&Fixture) -> *mut bindings::mutex) -> Result<u32> {
-    let fixture = Fixture::new(2)?;
-    let other = OtherThread::new(&fixture, lock(&fixture));
-    let ladder = fixture.vm().lock().lock_all_vcpus()?.lock_slots();
-
-    other.start()?;
-    // Long enough for it to sleep on the lock; were it not, the test would only see less.
-    sleep_ms(100);
-    drop(ladder);
-
-    let got = other.wait_for(HAS_LOCK);
-    let released = other.release();
-
-    if !got || !released {
-        return Err(ETIMEDOUT);
-    }
-    Ok(other.saw.load(Ordering::Relaxed))
+/// Watches a ladder being dropped over and over.
+struct Observer<'a> {
+    fixture: &'a Fixture,
+    /// Odd while the ladder is being built, even from then on until it is gone.
+    round: AtomicU32,
+    /// How often the observer has seen the locks in one round.
+    samples: AtomicU32,
+    /// What was held in spite of an outer lock being free.
+    out_of_order: AtomicU32,
+    stop: AtomicU32,
 }
+
+impl Observer<'_> {
+    /// Looks once. The outer lock is looked at first: as locks are only released in an even round,
+    /// an inner one that is held later was held then too.
+    fn look(&self) {
+        let round = self.round.load(Ordering::SeqCst);
+
+        if round % 2 != 0 {
+            return;
+        }
+
+        let vm = self.fixture.held() & VM;
+        let vcpus = self.fixture.held() & VCPUS;
+        let slots = self.fixture.held() & SLOTS;
+
+        if self.round.load(Ordering::SeqCst) != round {
+            return;
+        }
+        if vm == 0 && vcpus | slots != 0 || vcpus == 0 && slots != 0 {
+            self.out_of_order.fetch_or(vcpus | slots, Ordering::Relaxed);
+        }
+        self.samples.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Body of an [`Observer`]'s thread.
+///
+/// # Safety
+///
+/// `data` is an [`Observer`] that lives until `stop` is [`DONE`].
+unsafe extern "C" fn observe(data: *mut c_void) -> c_int {
+    // SAFETY: By the safety requirements.
+    let this = unsafe { &*data.cast_const().cast::<Observer<'_>>() };
+
+    while this.stop.load(Ordering::Acquire) != RELEASE {
+        this.look();
+    }
+    this.stop.store(DONE, Ordering::Release);
+    0
+}
+
+/// Rounds in which the observer may see a lock that is released too late.
+const ROUNDS: u32 = 1000;
 
 #[macros::kunit_tests(rust_kvm_locks)]
 mod cases {
@@ -290,18 +325,33 @@ mod cases {
     }
 
     #[test]
-    fn slots_are_released_before_vcpus() -> Result {
-        let saw = held_when_next_gets(|fixture| fixture.vcpu_mutex(0))?;
+    fn locks_are_released_in_reverse() -> Result {
+        let fixture = Fixture::new(2)?;
+        let observer = Observer {
+            fixture: &fixture,
+            round: AtomicU32::new(1),
+            samples: AtomicU32::new(0),
+            out_of_order: AtomicU32::new(0),
+            stop: AtomicU32::new(STARTED),
+        };
 
-        assert_eq!(saw & SLOTS, 0);
-        Ok(())
-    }
+        start_thread(observe, (&raw const observer).cast_mut().cast())?;
+        for _ in 0..ROUNDS {
+            let ladder = fixture.vm().lock().lock_all_vcpus()?.lock_slots();
 
-    #[test]
-    fn the_vm_is_released_last() -> Result {
-        let saw = held_when_next_gets(Fixture::vm_lock)?;
+            observer.round.fetch_add(1, Ordering::SeqCst);
+            drop(ladder);
+            // On a machine with one CPU, the observer gets its turn here.
+            // SAFETY: Tests may sleep.
+            unsafe { bindings::schedule() };
+            observer.round.fetch_add(1, Ordering::SeqCst);
+        }
+        observer.stop.store(RELEASE, Ordering::Release);
+        let stopped = wait_for(&observer.stop, DONE);
 
-        assert_eq!(saw, VM);
+        assert!(stopped);
+        assert_ne!(observer.samples.load(Ordering::Relaxed), 0);
+        assert_eq!(observer.out_of_order.load(Ordering::Relaxed), 0);
         Ok(())
     }
 
@@ -321,7 +371,7 @@ mod cases {
     #[test]
     fn a_killed_waiter_holds_nothing() -> Result {
         let fixture = Fixture::new(2)?;
-        let other = OtherThread::new(&fixture, fixture.vcpu_mutex(1));
+        let other = OtherThread::new(fixture.vcpu_mutex(1));
 
         other.start()?;
         let started = other.wait_for(HAS_LOCK);
