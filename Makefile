@@ -48,6 +48,11 @@ host-test: prepare
 golden: prepare
 	@scripts/test-group golden
 
+## write the documentation's list of leaves anew, from the leaves' declarations
+docs-leaves: prepare
+	@scripts/cargo run --quiet --locked --manifest-path tools/tdx/Cargo.toml --target-dir build/cargo \
+		--package tdx-emulator-host --bin leaf-table Documentation/arch/x86/tdx-emulator-leaves.rst
+
 ## what must not compile
 compile-fail: prepare
 	@scripts/test-group compile-fail
@@ -84,6 +89,6 @@ help:
 	@echo
 	@awk '/^## /{ text = substr($$0, 4) } /^[a-z-]+:/ { if (text) printf "  %-14s %s\n", substr($$1, 1, index($$1, ":") - 1), text; text = "" }' $(MAKEFILE_LIST)
 
-.PHONY: run test shell trace kernel kunit kselftest host-test golden compile-fail variants prepare payload tdxvm source-update clean distclean help
+.PHONY: run test shell trace kernel kunit kselftest host-test golden docs-leaves compile-fail variants prepare payload tdxvm source-update clean distclean help
 
 export LINUX FIRMWARE JOBS FILTER TESTS VECTORS

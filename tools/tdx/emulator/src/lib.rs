@@ -3,8 +3,8 @@
 //! The core of the emulated TDX module on the host.
 //!
 //! [`module`] is the kernel's own source. Around it are a [`machine`] for it to run on, a [`host`]
-//! that calls it as Linux does, and [`golden`], which holds it against recorded behaviour of a real
-//! module.
+//! that calls it as Linux does, [`golden`], which holds it against recorded behaviour of a real
+//! module, and [`leaf_table`], the documentation of the leaves.
 
 // A path on a module in braces is a folder; the module inside then finds its own files as in the
 // kernel.
@@ -17,4 +17,5 @@ pub use emulator::module;
 
 pub mod golden;
 pub mod host;
+pub mod leaf_table;
 pub mod machine;

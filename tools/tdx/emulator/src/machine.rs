@@ -134,6 +134,11 @@ impl Machine {
         &self.config
     }
 
+    /// Changes what CPUID answers.
+    pub fn set_cpuid(&mut self, cpuid: fn(u32, u32) -> [u32; 4]) {
+        self.config.cpuid = cpuid;
+    }
+
     /// What tests change about the machine.
     pub fn conditions(&self) -> MutexGuard<'_, Conditions> {
         lock(&self.conditions)

@@ -6,7 +6,10 @@ use tdx_emulator_host::{
     host::{
         leaf,
         Host,
+        Td,
+        FIRST_PAGE,
         GLOBAL_HKID,
+        HOST_PAGE,
         PAMT_BASE,
         TDMR_BASE,
         TDMR_INFO,
@@ -29,7 +32,8 @@ use tdx_emulator_host::{
         SysState,
         PROFILES,
         PROFILE_1_5_01,
-        PROFILE_1_5_05, //
+        PROFILE_1_5_05,
+        PROFILE_1_5_05_SHARED, //
     },
 };
 
@@ -459,6 +463,130 @@ fn sys_disable() {
     let old = Host::start(&PROFILE_1_5_01);
     let unknown = Status::OPERAND_INVALID.on(Operand::Rax);
     old.fails(leaf::SYS_DISABLE, &[], unknown);
+}
+
+/// What TDH.SYS.RD tells must be what the leaves then do.
+#[test]
+#[cfg_attr(miri, ignore = "takes too long")]
+fn metadata_agrees_with_the_profile() {
+    const TDR: u64 = FIRST_PAGE;
+    const LASS: u64 = 1 << 27;
+    let refused = Status::OPERAND_INVALID.on(Operand::Rax);
+    for profile in PROFILES {
+        let mut machine = machine::server(1);
+        machine.set_cpuid(|leaf, subleaf| match (leaf, subleaf) {
+            (7, 1) => [0x1d70, 0, 0, 0],
+            _ => machine::server_cpuid(leaf, subleaf),
+        });
+        let host = Host::load(machine, profile);
+        host.bring_up();
+        let read = |id: u64| host.call(leaf::SYS_RD, &[0, id]);
+        let has = |id: u64| read(id).0 == 0;
+
+        let features = read(0x0a00_0003_0000_0008).1.r8;
+        let topology = features & 1 << 20 != 0;
+        let version = format!(
+            "1.5.{:02}",
+            read(0x0800_0001_0000_0005).1.r8 + u64::from(!topology)
+        );
+        assert_eq!(&profile.name[..6], version);
+        // The number of vCPUs came with their x2APIC ids.
+        assert_eq!(has(0x9900_0001_0000_0008), topology, "{}", profile.name);
+
+        // LASS.
+        let attributes = read(0x1900_0003_0000_0000).1.r8;
+        assert_eq!(attributes & LASS != 0, profile.name == "1.5.05");
+        host.write_td_params();
+        let mut td = Td::create(&host, TDR, 33);
+        host.machine
+            .write_bytes(HOST_PAGE, &(LASS | 1 << 28).to_le_bytes());
+        let init = [TDR, HOST_PAGE];
+        if attributes & LASS == 0 {
+            let invalid = Status::OPERAND_INVALID.on(Operand::Attributes);
+            host.fails_with_effects(leaf::MNG_INIT, &init, invalid);
+            td.init(&host);
+        } else {
+            host.ok(leaf::MNG_INIT, &init);
+        }
+
+        // The topology, and the lock that goes with it.
+        let tdvpr = td.page();
+        host.ok(leaf::VP_CREATE, &[tdvpr, TDR]);
+        for _ in 0..5 {
+            let page = td.page();
+            host.ok(leaf::VP_ADDCX, &[page, tdvpr]);
+        }
+        let lock = LockRecord {
+            lock: Lock::Page { pa: TDR, level: 0 },
+            mode: LockMode::Shared,
+        };
+        let new = leaf::VP_INIT | VERSION_1;
+        match profile.name {
+            "1.5.01" => {
+                host.fails(new, &[tdvpr, 0, 5], refused);
+                host.not_busy(lock, leaf::VP_INIT, &[tdvpr, 0]);
+            }
+            "1.5.05" => {
+                let busy = Status::OPERAND_BUSY.on(Operand::Tdr);
+                host.busy(lock, new, &[tdvpr, 0, 5], busy);
+                host.ok(new, &[tdvpr, 0, 5]);
+            }
+            _ => {
+                host.not_busy(lock, new, &[tdvpr, 0, 5]);
+            }
+        }
+
+        // The last, as it ends the module.
+        let (status, _) = host.call(leaf::SYS_DISABLE, &[]);
+        let expected = match profile.name {
+            "1.5.05" => 0,
+            _ => refused.raw(),
+        };
+        assert_eq!(status, expected, "{}", profile.name);
+    }
+}
+
+/// Two processors give two vCPUs the same x2APIC id at the same time, as only a profile lets them
+/// that does not lock the TDR exclusively.
+#[test]
+#[cfg_attr(miri, ignore = "takes too long")]
+fn one_of_two_gets_the_x2apic_id() {
+    let host = Host::start(&PROFILE_1_5_05_SHARED);
+    for round in 0..40 {
+        let mut td = Td::create(&host, FIRST_PAGE, 33);
+        td.init(&host);
+        let vcpus = [(); 2].map(|()| {
+            let tdvpr = td.page();
+            host.ok(leaf::VP_CREATE, &[tdvpr, td.tdr]);
+            for _ in 0..5 {
+                let page = td.page();
+                host.ok(leaf::VP_ADDCX, &[page, tdvpr]);
+            }
+            tdvpr
+        });
+        let barrier = std::sync::Barrier::new(2);
+        let init = |lp: u32| {
+            barrier.wait();
+            let operands = [vcpus[lp as usize], 0, round % 3];
+            host.on(lp).call_on(leaf::VP_INIT | VERSION_1, &operands).0
+        };
+        let statuses = std::thread::scope(|scope| {
+            let other = scope.spawn(|| init(1));
+            [init(0), other.join().unwrap()]
+        });
+        let unique = Status::X2APIC_ID_NOT_UNIQUE.detail((round % 3) as u32);
+        let won = statuses.iter().filter(|status| **status == 0).count();
+        assert!(won <= 1, "both got the id");
+        for status in statuses {
+            assert!(status == 0 || status == unique.raw(), "{status:#x}");
+        }
+        for (lp, status) in (0..).zip(statuses) {
+            if status == 0 {
+                host.on(lp).ok_on(leaf::VP_FLUSH, &[vcpus[lp as usize]]);
+            }
+        }
+        td.destroy(&host);
+    }
 }
 
 #[test]

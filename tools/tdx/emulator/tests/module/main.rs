@@ -5,6 +5,7 @@
 
 mod bring_up;
 mod contention;
+mod docs;
 mod fields;
 mod junk;
 mod life;

@@ -32,7 +32,7 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     ],
     operands: &[
         ("RCX", "GPA, level 1 to 3 or 4"),
-        ("RDX", "TDR; bit 0: a table may be there already"),
+        ("RDX", "TDR, with bit 0 set if a table may be there already"),
         ("R8", "page to give, free"),
     ],
     results: &[

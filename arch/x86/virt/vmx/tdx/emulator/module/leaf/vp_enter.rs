@@ -46,11 +46,11 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     ],
     operands: &[(
         "RCX",
-        "TDVPR in bits 51:12; bit 52: hint on recovery; bit 53: resume L1",
+        "TDVPR, with bit 52: hint on recovery, and bit 53: resume L1",
     )],
     results: &[
         ("RCX, RDX, R8, R9", "about the exit"),
-        ("others", "0; RBP may stay"),
+        ("others", "0, though RBP may stay"),
     ],
     answers: &[
         Answer::Plain(Status::LIMIT_CPUID_MAXVAL_SET),
