@@ -243,6 +243,25 @@ class Locks(unittest.TestCase):
             self.assertEqual(trace.waits(), [])
             self.assertEqual({hold.name for hold in trace.holds}, {"kvm->mmu_lock"})
 
+    def test_what_looks_like_a_wait(self):
+        # The same task again, and a lock that was given back although its record is late.
+        again = [acquire(1, KVM, "&kvm->srcu"), acquire(2, KVM, "&kvm->srcu")]
+        late = [
+            acquire(1, KVM, "&kvm->lock"), acquire(10, KVM, "&kvm->lock", **OTHER),
+            line(20, f"contention_end: {KVM - 0x60:016x} (ret=0)", **OTHER), release(90_000, KVM, "&kvm->lock"),
+        ]  # fmt: skip
+        for lines in (again, late):
+            self.assertEqual(reader.Trace(lines).waits(), [])
+
+    def test_a_lock_is_held_until_it_is_released(self):
+        lines = [*RACE[:18], seamcall(6250, "MEM.TRACK", 38, rcx=TDR)]
+        self.assertEqual(reader.Trace(lines).calls[-1].held, [])
+        self.assertEqual(reader.Trace(RACE[:6]).held[53][0].name, "kvm->lock")
+
+    def test_order_of_lines_does_not_matter(self):
+        # Those of a time in the order in which they are, as a trace has them.
+        self.assertEqual(printed(list(reversed(RACE))), printed(RACE))
+
     def test_contention_of_another_lock_does_not_matter(self):
         lines = [*RACE[:6], line(2105, "contention_end: ffffffff81b56550 (ret=0)"), *RACE[8:]]
         self.assertEqual(next(hold for hold in reader.Trace(lines).holds if hold.pid == 53).waited, 0)
@@ -263,7 +282,10 @@ class Locks(unittest.TestCase):
     def test_tasks_move(self):
         lines = [acquire(10, KVM, "&kvm->lock"), line(20, "x:", cpu=1), release(30, KVM, "&kvm->lock", cpu=1)]
         trace = reader.Trace(lines)
-        self.assertEqual(trace.pieces(trace.holds[0]), [(0, 10, 20), (1, 20, 30)])
+        (hold,) = trace.holds
+        self.assertEqual(trace.pieces(hold), [(0, 10, 20), (1, 20, 30)])
+        self.assertEqual(trace.pieces(hold, 20, 30), [(1, 20, 30)])
+        self.assertEqual((trace.pieces(hold, 20, 20), trace.pieces(hold, 15, 15)), ([(1, 20, 20)], [(0, 15, 15)]))
 
 
 class Runs(unittest.TestCase):
@@ -360,6 +382,43 @@ class Pictures(unittest.TestCase):
         self.assertIn("MNG.RD OPERAND_BUSY|TDR", words)
         self.assertIn("MNG.RD on CPU 1: OPERAND_BUSY|TDR, against VP.INIT on CPU 0", words)
         self.assertIn("OPERAND_BUSY|TDR against VP.INIT of tdxvm-53 on CPU 0 [TDVPR:EX TDR:EX]", printed(BUSY))
+
+    def test_a_wait_for_another_cpu_comes_first(self):
+        long = [
+            acquire(20_000, SLOTS, "&kvm->slots_lock"), acquire(20_100, SLOTS, "&kvm->slots_lock", task="third-7"),
+            release(90_000, SLOTS, "&kvm->slots_lock"), release(91_000, SLOTS, "&kvm->slots_lock", task="third-7"),
+        ]  # fmt: skip
+        waits = reader.Trace(RACE + long).waits()
+        self.assertEqual([hold.waited for hold in waits], [3900, 69_900])
+        self.assertIn("KVM_CREATE_VCPU waits for kvm->lock, which KVM_TDX_INIT_VCPU has", svg(RACE + long)[1])
+        self.assertIn("third-7 waits for kvm->slots_lock, which tdxvm-53 has", svg(long + RACE[3:4])[1])
+
+    def test_only_other_cpus_are_in_the_way(self):
+        near = [
+            seamcall(27_000, "MEM.TRACK", 38, locks=f"PAMT_4K({TDR:#x}):SH", cpu=1, task="tdx bad-60"),
+            seamcall(90_000, "MEM.TRACK", 38, locks=f"PAMT_4K({TDR:#x}):SH"),
+        ]
+        trace = reader.Trace(BUSY + near)
+        (busy,) = [call for call in trace.calls if call.busy]
+        self.assertEqual([call.name for call in trace.conflicts(busy)], ["VP.INIT"])
+
+    def test_runs_have_the_colour_of_most(self):
+        for refused, kind in ((1, "call"), (2, "refused")):
+            lines = [seamcall(1000 * n, "MNG.RD", 11, status=(n <= refused) * 0xC0000C0000000000) for n in range(1, 4)]
+            self.assertEqual(list(svg(lines)[0]), [kind])
+
+    def test_what_overlaps_on_one_cpu_has_rows_of_its_own(self):
+        together = [text.replace("[001]", "[000]") for text in RACE]
+        kinds, _, _ = svg(together)
+        self.assertEqual(len({y for _, y, _ in kinds["ioctl"]}), 2)
+        self.assertNotIn(kinds["wait"][0][1], {y for x, y, _ in kinds["guard"] if x < kinds["wait"][0][0]})
+        apart = [y for _, y, _ in svg([*RACE[:18], line(7000, "sys_enter: NR 16 (5, c008aeba, 0, 0, 0, 0)"), seamcall(8000, "MR.FINALIZE", 17)])[0]["ioctl"]]
+        self.assertEqual((len(apart), len(set(apart))), (3, 2))
+
+    def test_it_is_wide_enough_to_read(self):
+        kinds, _, _ = svg(RACE)
+        bars = [bar for bars in kinds.values() for bar in bars]
+        self.assertGreater(max(x + width for x, _, width in bars) - min(x for x, _, _ in bars), 900)
 
     def test_choices(self):
         for options in (["--wait", "1"], ["--note", "a race"], ["--from", "0", "--to", "5000"], ["--linear"], ["--linear", "500"]):
