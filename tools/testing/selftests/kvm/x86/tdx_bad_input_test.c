@@ -4,7 +4,6 @@
  * that the TD is as usable afterwards as it was before: most tests end with
  * taking the TD to the end of its set-up.
  */
-#include <linux/kernel-page-flags.h>
 #include <linux/userfaultfd.h>
 #include <poll.h>
 #include <pthread.h>
@@ -1570,55 +1569,6 @@ static bool fail_nth(int n, int *error, int fd, u32 id, u32 flags, void *data)
 	return nr_read > 0 && !atoi(left);
 }
 
-/* User memory, page tables and slabs have flags, what TDs are made of has none. */
-#define KPF_NOT_OURS	(BIT_ULL(KPF_LRU) | BIT_ULL(KPF_SLAB) | BIT_ULL(KPF_MMAP) |	\
-			 BIT_ULL(KPF_ANON) | BIT_ULL(KPF_UNEVICTABLE) | BIT_ULL(KPF_PGTABLE))
-
-/* On larger hosts the search would take long. */
-#define KPF_MAX_PAGES	(BIT_ULL(36) / 4096)
-
-/*
- * How many pages the kernel holds that are charged to the test's cgroup, other
- * than those above.  -1 if the kernel does not tell.
- */
-static long count_kernel_pages(void)
-{
-	static u64 cgroups[8192];
-	long nr_pages = 0, pfn = 0;
-	int cgroup_fd, flags_fd, i;
-	struct stat stat_buf;
-	char path[128];
-	ssize_t size;
-	u64 flags;
-
-	snprintf(path, sizeof(path), "%s/memory.current", cgroup_path);
-	if (access(path, F_OK) || stat(cgroup_path, &stat_buf))
-		return -1;
-
-	cgroup_fd = open("/proc/kpagecgroup", O_RDONLY);
-	if (cgroup_fd < 0)
-		return -1;
-	flags_fd = open("/proc/kpageflags", O_RDONLY);
-
-	while ((size = read(cgroup_fd, cgroups, sizeof(cgroups))) > 0) {
-		for (i = 0; i < size / sizeof(cgroups[0]); i++) {
-			if (cgroups[i] != stat_buf.st_ino)
-				continue;
-			TEST_ASSERT(pread(flags_fd, &flags, sizeof(flags),
-					  (pfn + i) * sizeof(flags)) == sizeof(flags),
-				    "No flags of page 0x%lx: %s", pfn + i, strerror(errno));
-			nr_pages += !(flags & KPF_NOT_OURS);
-		}
-		pfn += size / sizeof(cgroups[0]);
-		if (pfn > KPF_MAX_PAGES)
-			break;
-	}
-
-	close(flags_fd);
-	kvm_close(cgroup_fd);
-	return size ? -1 : nr_pages;
-}
-
 /* One command, the step that the TD is in before it, and what it needs. */
 struct command {
 	u32 id;
@@ -1743,29 +1693,16 @@ TEST_F_TIMEOUT(tdx, no_memory_capabilities, 120)
 	test_out_of_memory(_metadata, &command);
 }
 
-/*
- * These two allocate the pages that TDs are made of.  Whether all of those are
- * freed is seen once for both, as that takes a look at each page of the host.
- */
+/* These two allocate the pages that TDs are made of, so see that all are freed. */
 TEST_F_TIMEOUT(tdx, no_memory_init, 300)
 {
 	struct command init_vm = { KVM_TDX_INIT_VM, TD_CREATED, true };
 	struct command init_vcpu = { KVM_TDX_INIT_VCPU, TD_VCPUS_CREATED, true };
-	long nr_pages;
 
-	/* The kernel knows whose pages they are if it counts them. */
-	write_file(CGROUP_ROOT "/cgroup.subtree_control", "+memory");
-
+	page_trace_start();
 	test_out_of_memory(_metadata, &init_vm);
 	test_out_of_memory(_metadata, &init_vcpu);
-	if (_metadata->exit_code == KSFT_SKIP)
-		return;
-
-	nr_pages = count_kernel_pages();
-	if (nr_pages < 0)
-		ksft_print_msg("pages of the kernel not counted: no owners of pages\n");
-	else
-		EXPECT_EQ(0, nr_pages);
+	page_trace_check(_metadata);
 }
 
 TEST_F_TIMEOUT(tdx, no_memory_get_cpuid, 120)

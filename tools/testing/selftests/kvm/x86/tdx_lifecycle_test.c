@@ -240,12 +240,14 @@ TEST_F(tdx, teardown_at_each_step)
 	struct td td;
 	int step;
 
+	page_trace_start();
 	for (step = TD_CREATED; step < TD_NR_STEPS; step++) {
 		td_create_to(&td, nr_vcpus, step);
 		td_free(&td);
 		if (self->has_cgroup)
 			EXPECT_EQ(0, tdx_read_charge());
 	}
+	page_trace_check(_metadata);
 }
 
 /* A vCPU or a page of memory too few is no reason to leak the others. */

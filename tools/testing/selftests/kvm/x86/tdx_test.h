@@ -196,6 +196,97 @@ do {										\
 	}									\
 } while (0)
 
+/*
+ * Pages: what TDs and vCPUs are made of, KVM allocates as GFP_KERNEL_ACCOUNT
+ * and nothing else.  Trace such allocations of this thread, and all frees.
+ */
+#define PAGE_TRACE	"/sys/kernel/tracing/instances/kvm_tdx_test"
+#define PAGE_EVENTS	PAGE_TRACE "/events/kmem/"
+#define MAX_LIVE_PAGES	1024
+
+static bool page_trace_started;
+
+static void page_trace_start(void)
+{
+	char filter[64];
+
+	snprintf(filter, sizeof(filter), "order == 0 && common_pid == %d", kvm_gettid());
+	if (mkdir(PAGE_TRACE, 0755) && errno != EEXIST)
+		return;
+
+	page_trace_started = !write_file(PAGE_TRACE "/buffer_size_kb", "2048") &&
+			     !write_file(PAGE_EVENTS "mm_page_alloc/filter", filter) &&
+			     !write_file(PAGE_EVENTS "mm_page_free/filter", "order == 0") &&
+			     !write_file(PAGE_TRACE "/trace", "") &&
+			     !write_file(PAGE_EVENTS "mm_page_alloc/enable", "1") &&
+			     !write_file(PAGE_EVENTS "mm_page_free/enable", "1");
+}
+
+/* The number of pages that were not freed, or -1 if not all can be known. */
+static long page_trace_stop(long *nr_allocated)
+{
+	unsigned long live[MAX_LIVE_PAGES], nr_in_buffer, nr_written, pfn;
+	char *text, *line, *rest, *found;
+	long nr_live = 0;
+	bool lost = true;
+	int i;
+
+	*nr_allocated = 0;
+	write_file(PAGE_EVENTS "enable", "0");
+	text = read_file(PAGE_TRACE "/trace");
+	rmdir(PAGE_TRACE);
+	if (!text)
+		return -1;
+
+	for (line = strtok_r(text, "\n", &rest); line; line = strtok_r(NULL, "\n", &rest)) {
+		if (sscanf(line, "# entries-in-buffer/entries-written: %lu/%lu",
+			   &nr_in_buffer, &nr_written) == 2)
+			lost = nr_in_buffer != nr_written;
+
+		found = strstr(line, " pfn=0x");
+		if (!found)
+			continue;
+		pfn = strtoul(found + strlen(" pfn="), NULL, 16);
+
+		if (strstr(line, "mm_page_alloc: ")) {
+			if (!strstr(line, "gfp_flags=GFP_KERNEL_ACCOUNT") ||
+			    strstr(line, "__GFP_ZERO") || strstr(line, "__GFP_COMP"))
+				continue;
+			TEST_ASSERT(nr_live < MAX_LIVE_PAGES, "More than %ld pages", nr_live);
+			live[nr_live++] = pfn;
+			(*nr_allocated)++;
+		} else if (strstr(line, "mm_page_free: ")) {
+			for (i = 0; i < nr_live && live[i] != pfn; i++)
+				;
+			if (i < nr_live)
+				live[i] = live[--nr_live];
+		}
+	}
+
+	free(text);
+	return lost ? -1 : nr_live;
+}
+
+/* Every page that was allocated since page_trace_start() is freed. */
+static void page_trace_check(struct __test_metadata *const _metadata)
+{
+	long nr_allocated, nr_left = -1;
+
+	if (page_trace_started)
+		nr_left = page_trace_stop(&nr_allocated);
+	if (_metadata->exit_code == KSFT_SKIP)
+		return;
+
+	if (nr_left < 0) {
+		ksft_print_msg("pages of the kernel not counted: no trace of them\n");
+		return;
+	}
+
+	ksft_print_msg("%ld pages allocated, %ld not freed\n", nr_allocated, nr_left);
+	EXPECT_LT(0, nr_allocated);
+	EXPECT_EQ(0, nr_left);
+}
+
 FIXTURE(tdx) {
 	struct tdx_served served;
 	char *pages;
