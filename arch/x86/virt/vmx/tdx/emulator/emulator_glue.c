@@ -253,6 +253,9 @@ bool tdx_emulator_random64(u64 *value)
 {
 	unsigned long word;
 
+	if (tdx_emulator_inject_no_entropy())
+		return false;
+
 	if (arch_get_random_longs(&word, 1)) {
 		*value = word;
 		return true;
@@ -503,6 +506,7 @@ static int __init tdx_emulator_debugfs_init(void)
 	debugfs_create_file("leaves", 0444, dir, NULL, &leaves_fops);
 	debugfs_create_file("tds", 0444, dir, NULL, &tds_fops);
 	debugfs_create_file("accounting", 0444, dir, NULL, &accounting_fops);
+	tdx_emulator_inject_init(dir);
 	return 0;
 }
 late_initcall(tdx_emulator_debugfs_init);

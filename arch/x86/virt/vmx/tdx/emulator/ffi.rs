@@ -7,6 +7,7 @@
 use crate::{
     machine::Machine,
     module::{
+        LeafInfo,
         MemoryRange,
         Regs, //
     }, //
@@ -89,6 +90,32 @@ pub(crate) unsafe extern "C" fn tdx_emulator_seamcall(regs: *mut bindings::pt_re
         store(&regs, pt_regs);
     }
     answered
+}
+
+/// Writes the name of the leaf of that number, terminated, if the module has such a leaf.
+///
+/// # Safety
+///
+/// `name` must point at `size` writable bytes that nothing else accesses.
+#[export]
+pub(crate) unsafe extern "C" fn tdx_emulator_leaf_name(
+    number: u16,
+    name: *mut c_char,
+    size: usize,
+) -> bool {
+    // SAFETY: By the function's safety requirements.
+    let to = unsafe { core::slice::from_raw_parts_mut(name.cast::<u8>(), size) };
+
+    match LeafInfo::by_number(number) {
+        Some(info) if info.modelled && info.name.len() < to.len() => {
+            to.fill(0);
+            for (to, from) in to.iter_mut().zip(info.name.bytes()) {
+                *to = from;
+            }
+            true
+        }
+        _ => false,
+    }
 }
 
 /// Writes the debugfs file `leaves`.
@@ -252,6 +279,33 @@ pub(crate) fn sha384_blocks(state: &mut [u64; 8], blocks: &[u8]) {
     let count = blocks.len() / 128;
     // SAFETY: The state has eight words, the data has `count` blocks.
     unsafe { bindings::tdx_emulator_sha384_blocks(state.as_mut_ptr(), blocks.as_ptr(), count) }
+}
+
+/// What this call of a leaf shall be answered with instead of running, and else for how many
+/// microseconds it is to hold its locks.
+pub(crate) fn inject(leaf: u16) -> (Option<u64>, u32) {
+    let mut hold_us = 0;
+    // SAFETY: The pointer is valid for writes.
+    let status = unsafe { bindings::tdx_emulator_inject(leaf, &mut hold_us) };
+    ((status != 0).then_some(status), hold_us)
+}
+
+/// Waits for that many microseconds.
+pub(crate) fn hold(us: u32) {
+    // SAFETY: Has no requirements.
+    unsafe { bindings::tdx_emulator_hold(us) }
+}
+
+/// Whether this request for entropy shall fail.
+pub(crate) fn inject_no_entropy() -> bool {
+    // SAFETY: Has no requirements.
+    unsafe { bindings::tdx_emulator_inject_no_entropy() }
+}
+
+/// Whether this request shall find the key table in use.
+pub(crate) fn inject_key_table_busy() -> bool {
+    // SAFETY: Has no requirements.
+    unsafe { bindings::tdx_emulator_inject_key_table_busy() }
 }
 
 /// Whether somebody listens to the tracepoint.

@@ -10,9 +10,11 @@ use crate::{
         Event,
         HostMsrs,
         KeyPartition,
+        KeyProgram,
         MemoryRange,
         PhysicalLayout,
-        Platform, //
+        Platform,
+        Status, //
     }, //
 };
 use core::cell::Cell;
@@ -34,6 +36,8 @@ pub(crate) struct Machine {
     held: Cell<u32>,
     since: Cell<u64>,
     ticks: Cell<u64>,
+    /// For how many microseconds the leaf is to hold its locks before it returns.
+    hold_us: Cell<u32>,
 }
 
 impl Machine {
@@ -44,6 +48,7 @@ impl Machine {
             held: Cell::new(0),
             since: Cell::new(0),
             ticks: Cell::new(0),
+            hold_us: Cell::new(0),
         }
     }
 
@@ -166,7 +171,27 @@ impl Platform for Machine {
         ffi::sha384_blocks(state, blocks);
     }
 
+    fn program_key(&self, _hkid: u16) -> KeyProgram {
+        if ffi::inject_key_table_busy() {
+            KeyProgram::TableBusy
+        } else if ffi::inject_no_entropy() {
+            KeyProgram::NoEntropy
+        } else {
+            KeyProgram::Done
+        }
+    }
+
+    fn inject(&self, leaf: u16) -> Option<Status> {
+        let (status, hold_us) = ffi::inject(leaf);
+        self.hold_us.set(hold_us);
+        status.map(Status::from_raw)
+    }
+
     fn observe(&self, event: Event) {
+        // A leaf gives its locks back at its end: all are held when the first is about to go.
+        if self.hold_us.get() != 0 && matches!(event, Event::LockReleasing(_)) {
+            ffi::hold(self.hold_us.take());
+        }
         if !self.traced {
             return;
         }

@@ -10,6 +10,7 @@
 
 #include <linux/types.h>
 
+struct dentry;
 struct pt_regs;
 struct seq_file;
 
@@ -35,6 +36,7 @@ struct tdx_emulator_call {
 /* Implemented in Rust, called by C. */
 int tdx_emulator_start(const char *profile);
 bool tdx_emulator_seamcall(struct pt_regs *regs);
+bool tdx_emulator_leaf_name(u16 number, char *name, size_t size);
 void tdx_emulator_show_leaves(struct seq_file *m);
 void tdx_emulator_show_tds(struct seq_file *m);
 void tdx_emulator_show_accounting(struct seq_file *m);
@@ -69,6 +71,13 @@ u64 tdx_emulator_tsc_hz(void);
 void tdx_emulator_cpuid(u32 leaf, u32 subleaf, u32 regs[4]);
 bool tdx_emulator_rdmsr(u32 msr, u64 *value);
 void tdx_emulator_sha384_blocks(u64 state[8], const u8 *data, size_t blocks);
+
+/* Misbehaviour on purpose. */
+u64 tdx_emulator_inject(u16 leaf, u32 *hold_us);
+void tdx_emulator_hold(u32 us);
+bool tdx_emulator_inject_no_entropy(void);
+bool tdx_emulator_inject_key_table_busy(void);
+void tdx_emulator_inject_init(struct dentry *parent);
 
 bool tdx_emulator_traced(void);
 void tdx_emulator_trace(const struct tdx_emulator_call *call);

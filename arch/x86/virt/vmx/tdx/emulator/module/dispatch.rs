@@ -121,12 +121,11 @@ pub(super) fn seamcall<P: Platform>(module: &Module, platform: &P, regs: &mut Re
 
     let call = Call::new(module, platform, version);
     let _inside = module.enter();
-    let status = match check(module, regs.rax, leaf, version) {
-        Ok(()) => leaf::run(leaf, &call, regs)
-            .err()
-            .unwrap_or(Status::SUCCESS),
-        Err(status) => status,
-    };
+    let status = check(module, regs.rax, leaf, version)
+        .and_then(|()| platform.inject(leaf).map_or(Ok(()), Err))
+        .and_then(|()| leaf::run(leaf, &call, regs))
+        .err()
+        .unwrap_or(Status::SUCCESS);
     regs.rax = status.raw();
     Outcome {
         result: CallResult::Returned(status),

@@ -273,9 +273,11 @@ impl<P: Platform> Drop for Held<'_, P> {
                 (_, LockMode::Shared) => value.wrapping_sub(SHARED_ONE),
             })
         };
+        let platform = self.call.platform;
+        platform.observe(Event::LockReleasing(self.record));
         // Another processor can make this try again only by succeeding itself, once for each try.
-        self.word.update(self.call.platform, u32::MAX, change);
-        self.call.platform.observe(Event::LockReleased(self.record));
+        self.word.update(platform, u32::MAX, change);
+        platform.observe(Event::LockReleased(self.record));
     }
 }
 

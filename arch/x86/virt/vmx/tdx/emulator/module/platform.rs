@@ -2,7 +2,10 @@
 
 //! What the module needs from the machine it runs on.
 
-use super::locks::LockRecord;
+use super::{
+    locks::LockRecord,
+    status::Status, //
+};
 
 /// A range of physical memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -103,6 +106,8 @@ pub enum Event {
     LockTaken(LockRecord),
     /// A lock could not be had; the leaf is about to fail.
     LockBusy(LockRecord),
+    /// A lock is about to be given back. It is still held when this is reported.
+    LockReleasing(LockRecord),
     /// A lock was given back.
     LockReleased(LockRecord),
     /// Memory now belongs to a TD or to the module.
@@ -214,6 +219,12 @@ pub trait Platform {
     /// Runs a vCPU until it exits.
     fn enter_guest(&self, _vcpu: &GuestVcpu) -> GuestExit {
         GuestExit::Unsupported
+    }
+
+    /// Is asked before a leaf runs. With a status the leaf does not run: that is the answer, and
+    /// nothing else changes.
+    fn inject(&self, _leaf: u16) -> Option<Status> {
+        None
     }
 
     /// Is told what leaves do.

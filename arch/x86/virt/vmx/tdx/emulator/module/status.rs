@@ -131,6 +131,11 @@ statuses! {
 }
 
 impl Status {
+    /// The status of that value, which need not be one of those above.
+    pub const fn from_raw(raw: u64) -> Self {
+        Self(raw)
+    }
+
     /// The value for RAX.
     pub const fn raw(self) -> u64 {
         self.0
