@@ -325,7 +325,7 @@ impl<'a> Run<'a> {
     /// Makes a call that must succeed.
     fn ok(&self, lp: u32, rax: u64, operands: &[u64]) -> Regs {
         let mut regs = crate::host::regs(rax, operands);
-        seamcall(&self.module, &self.machine, lp, &mut regs);
+        seamcall(&self.module, &self.machine.lp(lp), &mut regs);
         assert_eq!(regs.rax, 0, "bring-up: leaf {rax}");
         regs
     }
@@ -516,7 +516,7 @@ impl<'a> Run<'a> {
             for _ in 0..count.parse()? {
                 // Of these, only the state they leave is recorded.
                 let mut regs = crate::host::regs(number::SYS_TDMR_INIT, &[hex(base)?]);
-                seamcall(&self.module, &self.machine, 0, &mut regs);
+                seamcall(&self.module, &self.machine.lp(0), &mut regs);
             }
         } else if let Some(value) = what.strip_prefix("IA32_TSC_ADJUST=") {
             self.machine.conditions().msrs.tsc_adjust = hex(value)?;
@@ -605,13 +605,13 @@ impl<'a> Run<'a> {
             *register(&mut before, name)? = hex(value)?;
         }
         let mut after = before;
-        let lp = step.lp;
+        let lp = self.machine.lp(step.lp);
         thread::scope(|scope| {
-            let (module, machine, regs) = (&self.module, &self.machine, &mut after);
+            let (module, regs) = (&self.module, &mut after);
             if step.guest.iter().any(|guest| guest.event == "yield") {
-                scope.spawn(move || seamcall(module, machine, lp, regs));
+                scope.spawn(move || seamcall(module, &lp, regs));
             } else {
-                seamcall(module, machine, lp, regs);
+                seamcall(module, &lp, regs);
             }
             meanwhile()
         })?;

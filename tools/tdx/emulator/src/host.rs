@@ -112,8 +112,8 @@ pub fn regs(rax: u64, operands: &[u64]) -> Regs {
 /// # Panics
 ///
 /// If the leaf answers with a status that its declaration does not have.
-pub fn seamcall(module: &Module, machine: &Machine, lp: u32, regs: &mut Regs) -> Outcome {
-    let outcome = module.seamcall(&machine.lp(lp), regs);
+pub fn seamcall<P: Platform>(module: &Module, lp: &P, regs: &mut Regs) -> Outcome {
+    let outcome = module.seamcall(lp, regs);
     let info = LeafInfo::by_number(outcome.leaf).filter(|info| info.modelled);
     if let (Some(info), CallResult::Returned(status)) = (info, outcome.result) {
         assert!(
@@ -157,7 +157,7 @@ impl Host {
 
     /// Makes a SEAMCALL with these registers.
     pub fn seamcall(&self, regs: &mut Regs) -> Outcome {
-        seamcall(&self.module, &self.machine, self.lp, regs)
+        seamcall(&self.module, &self.machine.lp(self.lp), regs)
     }
 
     /// Calls a leaf that must succeed.
@@ -330,7 +330,7 @@ impl HostLp<'_> {
     /// Calls a leaf on this processor. Returns the status and the registers.
     pub fn call_on(&self, rax: u64, operands: &[u64]) -> (u64, Regs) {
         let mut regs = regs(rax, operands);
-        let outcome = seamcall(&self.host.module, &self.host.machine, self.lp, &mut regs);
+        let outcome = seamcall(&self.host.module, &self.host.machine.lp(self.lp), &mut regs);
         let status = match outcome.result {
             CallResult::Returned(status) => status.raw(),
             CallResult::VmFailInvalid => 0x8000_ff00_ffff_0000,
@@ -361,6 +361,8 @@ pub struct Td {
     pub vcpus: Vec<u64>,
     /// All its pages except the TDR.
     pub pages: Vec<u64>,
+    /// TDH.MNG.VPFLUSHDONE was called.
+    pub ended: bool,
     next: u64,
 }
 
@@ -372,6 +374,7 @@ impl Td {
             hkid,
             vcpus: Vec::new(),
             pages: Vec::new(),
+            ended: false,
             next: first_page + 4096,
         };
         host.ok(leaf::MNG_CREATE, &[td.tdr, u64::from(hkid)]);
@@ -443,8 +446,17 @@ impl Td {
         for tdvpr in &self.vcpus {
             host.ok(leaf::VP_FLUSH, &[*tdvpr]);
         }
-        host.ok(leaf::MNG_VPFLUSHDONE, &[self.tdr]);
-        host.ok(leaf::PHYMEM_CACHE_WB, &[0]);
+        self.tear_down(host);
+    }
+
+    /// Ends the TD, whose vCPUs are not associated, and takes all its pages back.
+    pub fn tear_down(&self, host: &Host) {
+        if !self.ended {
+            host.ok(leaf::MNG_VPFLUSHDONE, &[self.tdr]);
+        }
+        for lp in host.first_lps() {
+            host.on(lp).ok_on(leaf::PHYMEM_CACHE_WB, &[0]);
+        }
         host.ok(leaf::MNG_KEY_FREEID, &[self.tdr]);
         for page in &self.pages {
             host.ok(leaf::PHYMEM_PAGE_RECLAIM, &[*page]);
