@@ -172,19 +172,7 @@ TEST_F(tdx, two_vcpus)
 	test_lifecycle(_metadata, 2, self->has_cgroup);
 }
 
-TEST_F(tdx, max_vcpus)
-{
-	int nr = max_vcpus();
-	struct td td;
-
-	if (nr < 3)
-		SKIP(return, "TDs have at most %d vCPUs here", nr);
-
-	td_create_to(&td, nr, TD_FINALIZED);
-	td_free(&td);
-}
-
-/* TDs know how many vCPUs they may have, and KVM keeps to the number of CPUs. */
+/* A TD may have as many vCPUs as the host has CPUs, and not one more. */
 TEST_F(tdx, too_many_vcpus)
 {
 	struct td td;
