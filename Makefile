@@ -52,6 +52,10 @@ golden: prepare
 coverage: prepare
 	@scripts/coverage
 
+## libFuzzer on the emulated module's dispatcher (TIME=seconds)
+fuzz-core: prepare
+	@scripts/fuzz-core $(TIME)
+
 ## write the documentation's list of leaves anew, from the leaves' declarations
 docs-leaves: prepare
 	@scripts/cargo run --quiet --locked --manifest-path tools/tdx/Cargo.toml --target-dir build/cargo \
@@ -79,7 +83,7 @@ source-update:
 
 ## remove what was built
 clean:
-	rm -rf build/obj build/machine build/payload build/cargo build/coverage build/cargo-static build/report build/log
+	rm -rf build/obj build/machine build/payload build/cargo build/coverage build/fuzz build/cargo-static build/report build/log
 
 ## remove build/ wholly; the cache (toolchain, sources) stays
 distclean:
@@ -93,6 +97,6 @@ help:
 	@echo
 	@awk '/^## /{ text = substr($$0, 4) } /^[a-z-]+:/ { if (text) printf "  %-14s %s\n", substr($$1, 1, index($$1, ":") - 1), text; text = "" }' $(MAKEFILE_LIST)
 
-.PHONY: run test shell trace kernel kunit kselftest host-test golden coverage docs-leaves compile-fail variants prepare payload tdxvm source-update clean distclean help
+.PHONY: run test shell trace kernel kunit kselftest host-test golden coverage fuzz-core docs-leaves compile-fail variants prepare payload tdxvm source-update clean distclean help
 
 export LINUX FIRMWARE JOBS FILTER TESTS VECTORS

@@ -48,21 +48,18 @@ use tdx_emulator_host::{
     machine::Lp,
     module::{
         Event,
-        GuestExit,
-        GuestVcpu,
-        HostMsrs,
-        KeyPartition,
-        KeyProgram,
         Lock,
         LockMode,
-        MemoryRange,
         PageType,
-        PhysicalLayout,
         Platform,
         Profile,
         Status,
         PROFILE_1_5_05,
         PROFILE_1_5_05_SHARED, //
+    },
+    watch::{
+        Watch,
+        Watched, //
     },
 };
 
@@ -75,15 +72,15 @@ const ORDERS: usize = 60;
 /// The locks that are held: how many hold each shared, and whether one does alone.
 type Locks = Mutex<HashMap<String, (usize, bool)>>;
 
-/// A processor that may be made to wait before each access to memory.
-struct Cpu<'a> {
+/// Makes a processor wait, maybe, before each access to memory.
+struct Follow<'a> {
     lp: Lp<'a>,
     /// What to touch so that another thread may go on.
     point: Arc<AtomicUsize>,
     locks: Arc<Locks>,
 }
 
-impl Cpu<'_> {
+impl Follow<'_> {
     fn point(&self) {
         self.point.fetch_add(1, Ordering::SeqCst);
     }
@@ -102,114 +99,13 @@ impl Cpu<'_> {
     }
 }
 
-impl Platform for Cpu<'_> {
-    fn read64(&self, pa: u64) -> u64 {
+impl Watch for Follow<'_> {
+    fn access(&self, _pa: u64, _len: u64, _write: bool) {
         self.point();
-        self.lp.read64(pa)
-    }
-
-    fn write64(&self, pa: u64, value: u64) {
-        self.point();
-        self.lp.write64(pa, value);
-    }
-
-    fn cas64(&self, pa: u64, current: u64, new: u64) -> Result<u64, u64> {
-        self.point();
-        self.lp.cas64(pa, current, new)
-    }
-
-    fn read(&self, pa: u64, buffer: &mut [u8]) {
-        self.point();
-        self.lp.read(pa, buffer);
-    }
-
-    fn write(&self, pa: u64, bytes: &[u8]) {
-        self.point();
-        self.lp.write(pa, bytes);
-    }
-
-    fn fill(&self, pa: u64, len: u64, byte: u8) {
-        self.point();
-        self.lp.fill(pa, len, byte);
-    }
-
-    fn copy_page(&self, to: u64, from: u64) {
-        self.point();
-        self.lp.copy_page(to, from);
-    }
-
-    fn cmr(&self, index: usize) -> Option<MemoryRange> {
-        self.lp.cmr(index)
-    }
-
-    fn seam_range(&self) -> Option<MemoryRange> {
-        self.lp.seam_range()
-    }
-
-    fn layout(&self) -> PhysicalLayout {
-        self.lp.layout()
-    }
-
-    fn keys(&self) -> KeyPartition {
-        self.lp.keys()
-    }
-
-    fn current_lp(&self) -> u32 {
-        self.lp.current_lp()
-    }
-
-    fn lp_count(&self) -> u32 {
-        self.lp.lp_count()
-    }
-
-    fn current_package(&self) -> u32 {
-        self.lp.current_package()
-    }
-
-    fn package_count(&self) -> u32 {
-        self.lp.package_count()
-    }
-
-    fn random64(&self) -> Option<u64> {
-        self.lp.random64()
-    }
-
-    fn tsc(&self) -> u64 {
-        self.lp.tsc()
-    }
-
-    fn tsc_hz(&self) -> u64 {
-        self.lp.tsc_hz()
-    }
-
-    fn cpuid(&self, leaf: u32, subleaf: u32) -> [u32; 4] {
-        self.lp.cpuid(leaf, subleaf)
-    }
-
-    fn msrs(&self) -> HostMsrs {
-        self.lp.msrs()
-    }
-
-    fn sha384_blocks(&self, state: &mut [u64; 8], blocks: &[u8]) {
-        self.lp.sha384_blocks(state, blocks);
-    }
-
-    fn program_key(&self, hkid: u16) -> KeyProgram {
-        self.point();
-        self.lp.program_key(hkid)
-    }
-
-    fn flush_cache_piece(&self, _piece: u32) {
-        self.point();
-    }
-
-    fn enter_guest(&self, _vcpu: &GuestVcpu) -> GuestExit {
-        self.point();
-        GuestExit::Unsupported
     }
 
     // No other thread goes on between the access that took a lock, or gave it back, and this.
-    fn observe(&self, event: Event) {
+    fn event(&self, event: Event) {
         match event {
             Event::LockTaken(record) => {
                 let mut locks = self.locks.lock().unwrap();
@@ -301,10 +197,14 @@ struct Caller {
 impl Caller {
     /// Calls a leaf. Returns the status and RCX.
     fn call(&self, rax: u64, operands: &[u64]) -> (u64, u64) {
-        let cpu = Cpu {
-            lp: self.host.machine.lp(self.lp),
-            point: self.point.clone(),
-            locks: self.locks.clone(),
+        let lp = self.host.machine.lp(self.lp);
+        let cpu = Watched {
+            lp,
+            watch: Follow {
+                lp,
+                point: self.point.clone(),
+                locks: self.locks.clone(),
+            },
         };
         let mut regs = regs(rax, operands);
         seamcall(&self.host.module, &cpu, &mut regs);

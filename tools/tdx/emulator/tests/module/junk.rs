@@ -93,6 +93,12 @@ proptest! {
 
     #[test]
     #[cfg_attr(miri, ignore = "takes too long")]
+    fn arbitrary_bytes(bytes in prop::collection::vec(any::<u8>(), 1..800)) {
+        tdx_emulator_host::fuzz::run(&bytes);
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "takes too long")]
     fn broken_descriptions_of_memory(
         words in prop::collection::vec((0..40u64, operand()), 1..6)
     ) {
