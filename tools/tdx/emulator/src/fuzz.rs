@@ -79,12 +79,12 @@ impl Bytes<'_> {
         let n = u64::from(self.byte());
         match kind % 16 {
             0..=5 => FIRST_PAGE + 0x1000 * (n % 64),
-            6 | 7 => (n >> 3) * 0x1000 | n & 7,
+            6 | 7 => ((n >> 3) * 0x1000) | (n & 7),
             8 => HOST_PAGE + 0x1000 * (n & 3),
             9 => n,
             10 => (FIRST_PAGE + 0x1000 * (n % 64)) ^ 1 << (self.byte() % 64),
             11 => TDMR_INFO + 0x200 * (n % 16),
-            12 => FIRST_PAGE + 0x20_0000 * n | u64::from(self.byte() & 7),
+            12 => (FIRST_PAGE + 0x20_0000 * n) | u64::from(self.byte() & 7),
             13 => PAMT_BASE + 0x1000 * n,
             14 => FIELDS[n as usize % FIELDS.len()] + u64::from(self.byte() & 31),
             _ => self.word(),

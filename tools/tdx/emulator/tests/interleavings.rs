@@ -150,6 +150,9 @@ impl Watch for Follow<'_> {
     }
 }
 
+/// What a processor does.
+type Thread = Box<dyn FnOnce(&Caller) + Send>;
+
 /// What a test's threads share.
 struct World {
     host: Arc<Host>,
@@ -159,7 +162,7 @@ struct World {
 
 impl World {
     /// Runs one closure on each processor, at the same time, until all are done.
-    fn run<const N: usize>(&self, threads: [Box<dyn FnOnce(&Caller) + Send>; N]) {
+    fn run<const N: usize>(&self, threads: [Thread; N]) {
         let threads: Vec<_> = (0..)
             .zip(threads)
             .map(|(lp, thread)| {
@@ -272,7 +275,7 @@ fn with_memory(host: &Host, td: &mut Td) {
 fn one_gets_the_page() {
     explore(&PROFILE_1_5_05, with_memory, |world, td| {
         let winners = Arc::new(AtomicUsize::new(0));
-        let thread = |gpa: u64| -> Box<dyn FnOnce(&Caller) + Send> {
+        let thread = |gpa: u64| -> Thread {
             let winners = winners.clone();
             Box::new(move |caller| {
                 match caller.insist(leaf::MEM_PAGE_AUG, &[gpa, TDR, NEW]) >> 32 {
@@ -291,7 +294,7 @@ fn one_gets_the_page() {
 #[test]
 fn one_gets_the_entry() {
     explore(&PROFILE_1_5_05, with_memory, |world, td| {
-        let thread = |page: u64| -> Box<dyn FnOnce(&Caller) + Send> {
+        let thread = |page: u64| -> Thread {
             Box::new(move |caller| {
                 match caller.insist(leaf::MEM_PAGE_AUG, &[0x1000, TDR, page]) >> 32 {
                     0 => {}
@@ -318,7 +321,7 @@ fn one_gets_the_entry() {
 #[test]
 fn pages_come_and_go() {
     explore(&PROFILE_1_5_05, with_memory, |world, td| {
-        let thread = |gpa: u64, remove: bool| -> Box<dyn FnOnce(&Caller) + Send> {
+        let thread = |gpa: u64, remove: bool| -> Thread {
             Box::new(move |caller| {
                 let ok = |rax: u64, operands: &[u64]| {
                     assert_eq!(caller.insist(rax, operands), 0, "leaf {rax}");
@@ -373,7 +376,7 @@ fn vcpus_are_told_apart() {
     for profile in [&PROFILE_1_5_05, &PROFILE_1_5_05_SHARED] {
         explore(profile, with_vcpus, |world, td| {
             let wins = Arc::new(Mutex::new(Vec::new()));
-            let thread = |vcpu: usize, id: u64| -> Box<dyn FnOnce(&Caller) + Send> {
+            let thread = |vcpu: usize, id: u64| -> Thread {
                 let (tdvpr, wins) = (td.vcpus[vcpu], wins.clone());
                 Box::new(move |caller| {
                     let rax = leaf::VP_INIT | VERSION_1;
@@ -450,7 +453,7 @@ fn a_td_ends_under_its_users() {
     };
     explore(&PROFILE_1_5_05, set_up, |world, td| {
         let added = Arc::new(Mutex::new(Vec::new()));
-        let user = |gpa: u64| -> Box<dyn FnOnce(&Caller) + Send> {
+        let user = |gpa: u64| -> Thread {
             let added = added.clone();
             Box::new(move |caller| {
                 match caller.insist(leaf::MEM_PAGE_AUG, &[gpa, TDR, NEW + gpa]) {
@@ -459,7 +462,7 @@ fn a_td_ends_under_its_users() {
                 }
             })
         };
-        let end: Box<dyn FnOnce(&Caller) + Send> = Box::new(|caller| {
+        let end: Thread = Box::new(|caller| {
             assert_eq!(caller.insist(leaf::MNG_VPFLUSHDONE, &[TDR]), 0);
         });
         world.run([user(0x1000), end, user(0x2000)]);
@@ -475,7 +478,7 @@ fn keys_are_had_by_one() {
         &PROFILE_1_5_05,
         |_, _| {},
         |world, _| {
-            let thread = |page: u64| -> Box<dyn FnOnce(&Caller) + Send> {
+            let thread = |page: u64| -> Thread {
                 Box::new(
                     move |caller| match caller.insist(leaf::MNG_CREATE, &[page, 34]) {
                         0 => {
@@ -485,7 +488,7 @@ fn keys_are_had_by_one() {
                     },
                 )
             };
-            let flush: Box<dyn FnOnce(&Caller) + Send> = Box::new(|caller| {
+            let flush: Thread = Box::new(|caller| {
                 let status = caller.insist(leaf::PHYMEM_CACHE_WB, &[0]);
                 assert!([0, Status::NO_HKID_READY_TO_WBCACHE.raw()].contains(&status));
             });
@@ -519,7 +522,7 @@ fn anything_at_once() {
     };
     explore(&PROFILE_1_5_05, set_up, |world, td| {
         let tdvpr = td.vcpus[0];
-        let thread = || -> Box<dyn FnOnce(&Caller) + Send> {
+        let thread = || -> Thread {
             Box::new(move |caller| {
                 for _ in 0..6 {
                     let n: u64 = thread_rng().gen_range(0..4);

@@ -310,3 +310,38 @@ fn a_td_without_control_pages_can_be_given_up() {
     host.ok(leaf::PHYMEM_PAGE_RECLAIM, &[TDR]);
     assert_eq!(host.module.pages(PageType::Tdr), 0);
 }
+
+#[test]
+fn states_have_names() {
+    let names = [
+        LifeCycle::HkidAssigned,
+        LifeCycle::KeysConfigured,
+        LifeCycle::Blocked,
+        LifeCycle::Teardown,
+    ]
+    .map(LifeCycle::name);
+    assert_eq!(
+        names,
+        ["HKID_ASSIGNED", "KEYS_CONFIGURED", "BLOCKED", "TEARDOWN"]
+    );
+    let names = [
+        OpState::Unallocated,
+        OpState::Uninitialized,
+        OpState::Initialized,
+        OpState::Runnable,
+    ]
+    .map(OpState::name);
+    assert_eq!(
+        names,
+        ["UNALLOCATED", "UNINITIALIZED", "INITIALIZED", "RUNNABLE"]
+    );
+    let names = PageType::OWNED.map(PageType::name);
+    assert_eq!(names, ["REG", "TDR", "TDCX", "TDVPR", "EPT"]);
+    assert_eq!(
+        (PageType::Nda.name(), PageType::Rsvd.name()),
+        ("NDA", "RSVD")
+    );
+    assert!(Status::OPERAND_BUSY.is_error() && !Status::SUCCESS.is_error());
+    assert!(Status::SUCCESS.is_success() && !Status::KEY_CONFIGURED.is_success());
+    assert_eq!(Status::SYS_BUSY.name(), Some("SYS_BUSY"));
+}

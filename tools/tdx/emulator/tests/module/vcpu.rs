@@ -20,6 +20,9 @@ use tdx_emulator_host::{
     machine::GuestAction,
     module::{
         GuestExit,
+        Lock,
+        LockMode,
+        LockRecord,
         Operand,
         Status,
         VcpuInfo,
@@ -366,4 +369,56 @@ fn a_guest_that_does_not_get_on_is_not_entered() {
     let page = td.page();
     host.ok(leaf::MEM_PAGE_AUG, &[0x5000, tdr, page]);
     assert_eq!(enter(Some(exit(1, 0))), (48, 2, 0x5000));
+}
+
+#[test]
+fn nobody_looks_for_faults_in_a_tree_that_is_locked() {
+    let (host, _td, tdvpr) = with_vcpu();
+    for _ in 0..7 {
+        host.machine.conditions().guest.push_back(exit(48, 0x5000));
+        assert_eq!(host.call(leaf::VP_ENTER, &[tdvpr]).0, 48);
+    }
+    let tree = LockRecord {
+        lock: Lock::SeptTree(TDR),
+        mode: LockMode::Shared,
+    };
+    let busy = Status::OPERAND_BUSY.on(Operand::SeptTree);
+    host.busy(tree, leaf::VP_ENTER, &[tdvpr], busy);
+    // The vCPU that did not enter is not waited for.
+    for _ in 0..3 {
+        host.ok(leaf::MEM_TRACK, &[TDR]);
+    }
+}
+
+#[test]
+fn the_host_gets_its_turn() {
+    let (host, mut td, tdvpr) = with_vcpu();
+    let page = td.page();
+    host.ok(leaf::MEM_PAGE_AUG, &[0x1000, TDR, page]);
+    let again = std::iter::repeat_n(exit(48, 0x1000), 3000);
+    host.machine.conditions().guest.extend(again);
+    assert_eq!(host.call(leaf::VP_ENTER, &[tdvpr]).0, 1);
+    assert!(!host.machine.conditions().guest.is_empty());
+}
+
+#[test]
+fn a_module_in_use_does_not_end() {
+    let (host, _td, tdvpr) = with_vcpu();
+    let actions = [GuestAction::Run, exit(1, 0)];
+    host.machine.conditions().guest.extend(actions);
+    std::thread::scope(|scope| {
+        let inside = scope.spawn(|| host.on(1).call_on(leaf::VP_FLUSH, &[tdvpr]).0);
+        let other = inside.join().unwrap();
+        assert_eq!(other, Status::VCPU_NOT_ASSOCIATED.raw());
+        // Where it was initialised.
+        host.ok(leaf::VP_FLUSH, &[tdvpr]);
+        let inside = scope.spawn(|| host.on(1).call_on(leaf::VP_ENTER, &[tdvpr]).0);
+        host.machine.wait_for_guest();
+        for leaf in [leaf::SYS_SHUTDOWN, leaf::SYS_DISABLE] {
+            assert_eq!(host.call(leaf, &[]).0, Status::SYS_BUSY.raw());
+        }
+        host.machine.resume_guest();
+        assert_eq!(inside.join().unwrap(), 1);
+    });
+    host.ok(leaf::SYS_DISABLE, &[]);
 }
