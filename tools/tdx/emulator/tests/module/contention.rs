@@ -339,6 +339,36 @@ fn larger_pages_against_every_leaf() {
     }
 }
 
+/// What each leaf answers about a TD from which something went wrong for good, by its declaration.
+#[test]
+fn fatal_tds() {
+    let mut refused = 0;
+    for info in LeafInfo::all() {
+        let Some(prepared) = prepare(u64::from(info.number)) else {
+            continue;
+        };
+        let lp = prepared.host.machine.lp(0);
+        if prepared.host.module.td_info(&lp, TDR).is_none() {
+            continue;
+        }
+        prepared.host.module.make_fatal(&lp, TDR);
+        let Prepared {
+            host,
+            rax,
+            operands,
+            ..
+        } = &prepared;
+        if info.can_answer(Status::TD_FATAL) {
+            host.fails(*rax, operands, Status::TD_FATAL);
+            refused += 1;
+        } else {
+            // It can be taken apart.
+            host.ok(*rax, operands);
+        }
+    }
+    assert!(refused >= 17, "{refused}");
+}
+
 #[test]
 fn a_large_page_against_a_small_one() {
     let host = Host::start(&PROFILE_1_5_05);

@@ -422,3 +422,23 @@ fn a_module_in_use_does_not_end() {
     });
     host.ok(leaf::SYS_DISABLE, &[]);
 }
+
+#[test]
+fn an_incomplete_vcpu_is_not_entered() {
+    let (host, mut td) = with_td();
+    td.add_vcpu(&host);
+    let tdvpr = td.page();
+    host.ok(leaf::VP_CREATE, &[tdvpr, TDR]);
+    host.ok(leaf::MR_FINALIZE, &[TDR]);
+    host.fails(leaf::VP_ENTER, &[tdvpr], Status::TDCX_NUM_INCORRECT);
+}
+
+#[test]
+fn fields_are_there_once_the_td_has_parameters() {
+    let host = Host::start(&PROFILE_1_5_05);
+    let td = Td::create(&host, TDR, 33);
+    let read = [TDR, 0x1100_0000_0000_000a];
+    host.fails(leaf::MNG_RD, &read, Status::OP_STATE_INCORRECT);
+    td.init(&host);
+    host.ok(leaf::MNG_RD, &read);
+}

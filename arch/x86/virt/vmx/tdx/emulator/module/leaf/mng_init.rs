@@ -49,7 +49,6 @@ pub(super) const INFO: LeafInfo = LeafInfo {
                 Operand::ArchCapabilitiesConfig,
             ],
         ),
-        Answer::Detailed(Status::INCONSISTENT_CPUID_FIELD, "register"),
         Answer::Detailed(Status::INCONSISTENT_MSR, "MSR"),
         Answer::Detailed(Status::INCORRECT_MSR_VALUE, "MSR"),
         Answer::Plain(Status::CPUID_LEAF_1F_FORMAT_UNRECOGNIZED),

@@ -18,7 +18,6 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     operands: &[("RCX", "TDVPR")],
     answers: &[
         Answer::Page(Operand::Rcx),
-        Answer::Plain(Status::TD_FATAL),
         Answer::Plain(Status::TD_KEYS_NOT_CONFIGURED),
         Answer::Plain(Status::TDCS_NOT_ALLOCATED),
         Answer::Plain(Status::TDCX_NUM_INCORRECT),

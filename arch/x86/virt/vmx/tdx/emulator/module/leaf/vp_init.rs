@@ -51,7 +51,6 @@ pub(super) const INFO: LeafInfo = LeafInfo {
         Answer::About(Status::OPERAND_INVALID, &[Operand::R8]),
         Answer::Detailed(Status::X2APIC_ID_NOT_UNIQUE, "x2APIC id"),
         Answer::Detailed(Status::INCONSISTENT_MSR, "MSR"),
-        Answer::Plain(Status::VCPU_ASSOCIATED),
     ],
     ..LeafInfo::NEW
 };
