@@ -18,7 +18,7 @@ scripts/wireup/*.toml:
     [[edit]]
     file = "arch/x86/kvm/vmx/tdx.c"
     line = "static DEFINE_MUTEX(tdx_lock);"
-    drop = "static "
+    drop = "static "                # by = "…": what to put in its place
 
     # for some kernels only: kernels = ["7.2"]
 
@@ -40,7 +40,7 @@ import tomllib
 ROOTS = ("arch", "Documentation", "include", "rust", "tools/testing", "virt")
 SKIPPED_FOLDERS = {"target", "__pycache__"}
 SKIPPED_SUFFIXES = {".swp", ".orig", ".rej", ".pyc"}
-KEYS = {"file", "after", "before", "insert", "line", "drop", "kernels"}
+KEYS = {"file", "after", "before", "insert", "line", "drop", "by", "kernels"}
 
 
 class OverlayError(Exception):
@@ -72,7 +72,7 @@ def read_edits(top, series):
             raise OverlayError(f"{where}: unknown table {sorted(set(data) - {'edit'})[0]!r}")
         for number, edit in enumerate(data.get("edit", []), 1):
             name = f"{where}, edit {number}"
-            form = set(edit) - {"file", "kernels"}
+            form = set(edit) - {"file", "kernels", "by" if "drop" in edit else ""}
             if set(edit) - KEYS:
                 raise OverlayError(f"{name}: unknown key {sorted(set(edit) - KEYS)[0]!r}")
             if "file" not in edit:
@@ -116,7 +116,7 @@ def apply_edits(text, file, edits, version):
             start, end = find(lines, edit["line"], name, file, version)
             if end - start != 1 or replaced[start].count(edit["drop"]) != 1:
                 raise OverlayError(f"{name}: {edit['drop']!r} is not exactly once in the line it names in {file}")
-            replaced[start] = replaced[start].replace(edit["drop"], "")
+            replaced[start] = replaced[start].replace(edit["drop"], edit.get("by", ""))
             continue
         start, end = find(lines, edit.get("after", edit.get("before")), name, file, version)
         inserted.setdefault(end if "after" in edit else start, []).append(edit["insert"].rstrip("\n") + "\n")

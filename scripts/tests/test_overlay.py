@@ -73,6 +73,16 @@ class Overlay(unittest.TestCase):
         self.wire('[[edit]]\nfile = "arch/source.c"\nline = "static DEFINE_MUTEX(lock);"\ndrop = "static "\n')
         self.assertIn("\nDEFINE_MUTEX(lock);\n", self.laid("arch/source.c"))
 
+    def test_replaces_a_word(self):
+        self.wire(
+            '[[edit]]\nfile = "arch/source.c"\nline = "static DEFINE_MUTEX(lock);"\ndrop = "static "\nby = "extern "\n'
+        )
+        self.assertIn("\nextern DEFINE_MUTEX(lock);\n", self.laid("arch/source.c"))
+
+    def test_by_needs_a_word_to_replace(self):
+        self.wire('[[edit]]\nfile = "arch/source.c"\nafter = "int one;"\ninsert = "int three;"\nby = "x"\n')
+        self.refused("needs after+insert, before+insert or line+drop")
+
     def test_missing_anchor(self):
         self.wire('[[edit]]\nfile = "arch/Makefile"\nafter = "obj-y += gone.o"\ninsert = "x"\n')
         self.refused("anchor not found", "arch/Makefile", "7.3.4", "obj-y += gone.o", "test.toml")

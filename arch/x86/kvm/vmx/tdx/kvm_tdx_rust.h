@@ -32,24 +32,37 @@ u64 tdx_rust_virt_to_phys(const void *va);
 u64 tdx_rust_page_to_phys(struct page *page);
 void tdx_rust_cond_resched(void);
 
+/* The call sites of the ioctls in main.c: Rust or C, as the parameter says. */
+static inline int tdx_serve_vm_ioctl(struct kvm *kvm, void __user *argp)
+{
+	if (tdx_rust_serves())
+		return tdx_rust_vm_ioctl(kvm, argp);
+
+	return tdx_vm_ioctl(kvm, argp);
+}
+
+static inline int tdx_serve_vcpu_ioctl(struct kvm_vcpu *vcpu, void __user *argp)
+{
+	if (tdx_rust_serves())
+		return tdx_rust_vcpu_ioctl(vcpu, argp);
+
+	return tdx_vcpu_ioctl(vcpu, argp);
+}
+
+static inline int tdx_serve_vcpu_unlocked_ioctl(struct kvm_vcpu *vcpu, void __user *argp)
+{
+	if (tdx_rust_serves())
+		return tdx_rust_vcpu_unlocked_ioctl(vcpu, argp);
+
+	return tdx_vcpu_unlocked_ioctl(vcpu, argp);
+}
+
 #else
 
-static inline bool tdx_rust_serves(void) { return false; }
-static inline int tdx_rust_vm_ioctl(struct kvm *kvm, void __user *argp)
-{
-	return -EOPNOTSUPP;
-}
+#define tdx_serve_vm_ioctl tdx_vm_ioctl
+#define tdx_serve_vcpu_ioctl tdx_vcpu_ioctl
+#define tdx_serve_vcpu_unlocked_ioctl tdx_vcpu_unlocked_ioctl
 
-static inline int tdx_rust_vcpu_ioctl(struct kvm_vcpu *vcpu, void __user *argp)
-{
-	return -EOPNOTSUPP;
-}
-
-static inline int tdx_rust_vcpu_unlocked_ioctl(struct kvm_vcpu *vcpu, void __user *argp)
-{
-	return -EOPNOTSUPP;
-}
-
-#endif
+#endif /* CONFIG_KVM_INTEL_TDX_RUST */
 
 #endif /* __KVM_X86_VMX_TDX_RUST_H */
