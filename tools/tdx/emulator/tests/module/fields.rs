@@ -5,12 +5,15 @@
 use tdx_emulator_host::{
     host::{
         leaf,
+        regs,
         Host,
         Td,
         FIRST_PAGE,
+        HOST_PAGE,
         VERSION_1, //
     },
     module::{
+        Lock,
         Status,
         PROFILES,
         PROFILE_1_5_01,
@@ -246,4 +249,56 @@ fn what_linux_writes_to_a_vcpu() {
     let read = |id: u64| host.ok(leaf::VP_RD, &[tdvpr, id]).r8;
     assert_eq!((read(2), read(0x2016)), (0xf2, 0x2100_0040));
     assert_eq!(read(0x9100_0000_0000_0100), 0);
+}
+
+#[test]
+fn the_extended_state_is_as_large_as_what_it_has() {
+    let host = Host::start(&PROFILE_1_5_05);
+    for (hkid, xfam, size) in [
+        (33, 3u64, 576),
+        (34, 0xe7, 576 + 0x100 + 0x40 + 0x200 + 0x400),
+    ] {
+        let tdr = TDR + 0x10_0000 * hkid;
+        Td::create(&host, tdr, hkid as u16);
+        host.write_td_params();
+        host.machine.write_bytes(HOST_PAGE + 8, &xfam.to_le_bytes());
+        host.ok(leaf::MNG_INIT, &[tdr, HOST_PAGE]);
+        let read = host.ok(leaf::MNG_RD, &[tdr, 0x9110_0002_0000_000f]);
+        assert_eq!(read.r8, size);
+    }
+}
+
+#[test]
+fn a_debugger_sees_more_of_a_vcpu() {
+    const RIP: u64 = 0x681e;
+    for debug in [false, true] {
+        let host = Host::start(&PROFILE_1_5_05);
+        let mut td = Td::create(&host, TDR, 33);
+        host.write_td_params();
+        host.machine
+            .write_bytes(HOST_PAGE, &u64::from(debug).to_le_bytes());
+        host.ok(leaf::MNG_INIT, &[TDR, HOST_PAGE]);
+        let tdvpr = td.add_vcpu(&host);
+        let write = [tdvpr, RIP, 0x1234, u64::MAX];
+        if debug {
+            host.ok(leaf::VP_WR, &write);
+            assert_eq!(host.ok(leaf::VP_RD, &[tdvpr, RIP]).r8, 0x1234);
+        } else {
+            let refused = Status::METADATA_FIELD_NOT_WRITABLE;
+            host.fails(leaf::VP_WR, &write, refused);
+            let refused = Status::METADATA_FIELD_NOT_READABLE;
+            host.fails(leaf::VP_RD, &[tdvpr, RIP], refused);
+        }
+    }
+}
+
+#[test]
+fn a_call_tells_which_locks_it_took() {
+    let host = Host::start(&PROFILE_1_5_05);
+    Td::create(&host, TDR, 33).init(&host);
+    let outcome = host.seamcall(&mut regs(leaf::MEM_TRACK, &[TDR]));
+    let locks: Vec<_> = outcome.locks.iter().map(|record| record.lock).collect();
+    let page = |level| Lock::Page { pa: TDR, level };
+    assert_eq!(locks.last(), Some(&Lock::Epoch(TDR)));
+    assert!(locks.contains(&page(0)) && locks.contains(&Lock::OpState(TDR)));
 }
