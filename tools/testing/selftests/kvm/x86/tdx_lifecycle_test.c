@@ -11,7 +11,7 @@
 #define CPUID_7_ECX_WAITPKG		BIT(5)
 
 /* More TDs than this in a row leave marks in MemAvailable if each leaks a page. */
-#define MEMORY_CHECK_ROUNDS		200
+#define MEMORY_CHECK_ROUNDS		500
 
 /* In KiB. */
 static long tdx_mem_available(void)
@@ -444,8 +444,11 @@ TEST_F_TIMEOUT(tdx, many_rounds, 3600)
 		return;
 	}
 
-	/* A page for each TD is what the smallest leak would cost. */
-	EXPECT_LT(before - after, nr_rounds * 9 / 10 * getpagesize() / 1024);
+	/* The smallest leak would cost a page for each TD, so half of that is noise. */
+	EXPECT_LT(before - after, nr_rounds / 2 * getpagesize() / 1024) {
+		TH_LOG("%ld KiB fewer than before", before - after);
+	}
+	ksft_print_msg("MemAvailable fell by %ld KiB in %d rounds\n", before - after, nr_rounds);
 }
 
 #define MAX_LEAVES	256
