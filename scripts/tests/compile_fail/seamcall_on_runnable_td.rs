@@ -10,7 +10,7 @@ use crate::td::TdState;
 fn case(state: TdState<'_>) -> Result {
     match state {
         TdState::Runnable(td) => td.mr_extend(0), // FAIL
-        TdState::Runnable => Ok(()), // PASS
+        TdState::Runnable => Ok(()),              // PASS
         _ => Ok(()),
     }
 }

@@ -5,11 +5,7 @@
 
 use kernel::prelude::*;
 
-use crate::{
-    ffi::KvmTdx,
-    td::TdState,
-    vm_state_guard::TdxVmStateGuard,
-};
+use crate::{ffi::KvmTdx, td::TdState, vm_state_guard::TdxVmStateGuard};
 
 fn case(kvm_tdx: &KvmTdx) -> Result {
     let mut guard = TdxVmStateGuard::lock(kvm_tdx)?;
