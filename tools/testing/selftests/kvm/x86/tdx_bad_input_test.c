@@ -4,13 +4,11 @@
  * that the TD is as usable afterwards as it was before: most tests end with
  * taking the TD to the end of its set-up.
  */
-#include <linux/userfaultfd.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/wait.h>
-#include <time.h>
 
 #include "tdx_test.h"
 
@@ -26,19 +24,6 @@
 /* With 48-bit guest addresses, that of GPAs which are shared with the host. */
 #define GPA_SHARED		BIT_ULL(47)
 
-/* Seconds within which what is not blocked gets done. */
-#define PATIENCE		10
-
-static void *map_pages(int nr, int prot)
-{
-	return kvm_mmap(nr * getpagesize(), prot, MAP_PRIVATE | MAP_ANONYMOUS, -1);
-}
-
-static void unmap_pages(void *pages, int nr)
-{
-	kvm_munmap(pages, nr * getpagesize());
-}
-
 /* Copy @data to a page of its own that only can be read. */
 static void *map_read_only(const void *data, size_t size)
 {
@@ -49,159 +34,6 @@ static void *map_read_only(const void *data, size_t size)
 	ret = mprotect(page, getpagesize(), PROT_READ);
 	TEST_ASSERT(!ret, __KVM_SYSCALL_ERROR("mprotect()", ret));
 	return page;
-}
-
-/*
- * Blocking: an untouched page whose first access by KVM waits until it is
- * released, and so holds KVM at a known place with known locks.
- */
-struct blocker {
-	void *page;
-	int uffd;
-};
-
-static bool blocker_init(struct blocker *blocker, void *page)
-{
-	struct uffdio_register range = {
-		.range = { .start = (u64)page, .len = getpagesize() },
-		.mode = UFFDIO_REGISTER_MODE_MISSING,
-	};
-	struct uffdio_api api = { .api = UFFD_API };
-	int ret;
-
-	blocker->page = page;
-	blocker->uffd = syscall(__NR_userfaultfd, O_CLOEXEC);
-	if (blocker->uffd < 0)
-		return false;
-
-	ret = ioctl(blocker->uffd, UFFDIO_API, &api);
-	TEST_ASSERT(!ret, KVM_IOCTL_ERROR(UFFDIO_API, ret));
-	ret = ioctl(blocker->uffd, UFFDIO_REGISTER, &range);
-	TEST_ASSERT(!ret, KVM_IOCTL_ERROR(UFFDIO_REGISTER, ret));
-	return true;
-}
-
-/* Wait until somebody is blocked. */
-static void blocker_wait(struct blocker *blocker)
-{
-	struct pollfd fd = { .fd = blocker->uffd, .events = POLLIN };
-	struct uffd_msg msg;
-
-	TEST_ASSERT(poll(&fd, 1, PATIENCE * 1000) == 1, "Nobody touched the page");
-	TEST_ASSERT(read(blocker->uffd, &msg, sizeof(msg)) == sizeof(msg) &&
-		    msg.event == UFFD_EVENT_PAGEFAULT, "Not a page fault");
-}
-
-/* Let whoever is blocked go on, and find @contents in the page. */
-static void blocker_release(struct blocker *blocker, const void *contents)
-{
-	struct uffdio_copy copy = {
-		.dst = (u64)blocker->page,
-		.src = (u64)contents,
-		.len = getpagesize(),
-	};
-	int ret;
-
-	ret = ioctl(blocker->uffd, UFFDIO_COPY, &copy);
-	TEST_ASSERT(!ret, KVM_IOCTL_ERROR(UFFDIO_COPY, ret));
-}
-
-static void blocker_free(struct blocker *blocker)
-{
-	kvm_close(blocker->uffd);
-}
-
-#define NO_BLOCKER	"no userfaultfd that handles faults of the kernel"
-
-/* An ioctl in a thread of its own. */
-struct call {
-	int fd;
-	unsigned long request;
-	void *arg;
-	pthread_t thread;
-	pid_t tid;
-	int ret;
-	int error;
-};
-
-static void *call_thread(void *arg)
-{
-	struct call *call = arg;
-
-	WRITE_ONCE(call->tid, kvm_gettid());
-	call->ret = ioctl(call->fd, call->request, call->arg);
-	call->error = call->ret < 0 ? errno : 0;
-	return NULL;
-}
-
-static void call_start(struct call *call, int fd, unsigned long request, void *arg)
-{
-	*call = (struct call) { .fd = fd, .request = request, .arg = arg };
-	kvm_pthread_create(&call->thread, NULL, call_thread, call);
-	while (!READ_ONCE(call->tid))
-		usleep(100);
-}
-
-static void tdx_call_start(struct call *call, int fd, struct kvm_tdx_cmd *cmd)
-{
-	call_start(call, fd, KVM_MEMORY_ENCRYPT_OP, cmd);
-}
-
-/* Returns 0 or the errno. */
-static int call_join(struct call *call)
-{
-	struct timespec deadline;
-
-	clock_gettime(CLOCK_REALTIME, &deadline);
-	deadline.tv_sec += PATIENCE;
-	TEST_ASSERT(!pthread_timedjoin_np(call->thread, NULL, &deadline),
-		    "ioctl 0x%lx still does not return", call->request);
-	return call->error;
-}
-
-/* Wait until task @tid sleeps for a lock, which signals do not end. */
-static void wait_for_lock_wait(pid_t tid)
-{
-	char path[64], *stat, *state;
-	int i;
-
-	snprintf(path, sizeof(path), "/proc/%d/stat", tid);
-	for (i = 0; i < PATIENCE * 100; i++) {
-		stat = read_file(path);
-		TEST_ASSERT(stat, "Task %d is gone, and should have been blocked", tid);
-		/* The name before it may have blanks and parentheses of its own. */
-		state = strrchr(stat, ')');
-		TEST_ASSERT(state && state[1] == ' ', "No state in %s", stat);
-		if (state[2] == 'D') {
-			free(stat);
-			return;
-		}
-		free(stat);
-		usleep(10000);
-	}
-	TEST_FAIL("Task %d is not blocked", tid);
-}
-
-static int max_vcpus(struct td *td)
-{
-	return vm_check_cap(td->vm, KVM_CAP_MAX_VCPUS);
-}
-
-static struct kvm_tdx_init_mem_region source_region(struct td *td, int page, gpa_t gpa,
-						    u64 nr_pages)
-{
-	return (struct kvm_tdx_init_mem_region) {
-		.source_addr = (u64)td->source + page * getpagesize(),
-		.gpa = gpa,
-		.nr_pages = nr_pages,
-	};
-}
-
-/* Finish the life cycle of a TD that is none the worse, and the TD itself. */
-static void td_finish(struct td *td)
-{
-	td_advance(td, TD_FINALIZED);
-	td_free(td);
 }
 
 /* The command itself: argp */
@@ -366,7 +198,7 @@ TEST_F(tdx, flags)
 	free(cpuid);
 
 	td_advance(&td, TD_SLOT_ADDED);
-	region = source_region(&td, 0, TDX_TEST_GPA, 1);
+	region = td_region(&td, 0, TDX_TEST_GPA, 1);
 	for (i = 0; i < 32; i++) {
 		if (BIT(i) == KVM_TDX_MEASURE_MEMORY_REGION)
 			continue;
@@ -770,7 +602,7 @@ TEST_F(tdx, init_vcpu_after_finalize)
 	int fd;
 
 	td_create_to(&td, 1, TD_FINALIZED);
-	if (max_vcpus(&td) < 2) {
+	if (td_max_vcpus(&td) < 2) {
 		td_free(&td);
 		SKIP(return, "TDs have at most one vCPU here");
 	}
@@ -998,7 +830,7 @@ TEST_F(tdx, mem_region_twice)
 	EXPECT_REFUSED(EIO, &td, td.source, OTHER_GPA + getpagesize(), 1);
 
 	/* In the middle: the page before it is added, those behind it are not. */
-	region = source_region(&td, 0, OTHER_GPA, 3);
+	region = td_region(&td, 0, OTHER_GPA, 3);
 	EXPECT_REGION(EIO, &td, &region);
 	EXPECT_EQ(OTHER_GPA + getpagesize(), region.gpa);
 	EXPECT_EQ(2, region.nr_pages);
@@ -1021,13 +853,13 @@ TEST_F(tdx, mem_region_memory)
 	EXPECT_REGION(EFAULT, &td, none);
 
 	/* Before the first page there is nothing to write back. */
-	region = source_region(&td, 0, OTHER_GPA, 0);
+	region = td_region(&td, 0, OTHER_GPA, 0);
 	read_only = map_read_only(&region, sizeof(region));
 	EXPECT_REGION(EINVAL, &td, read_only);
 	unmap_pages(read_only, 1);
 
 	/* Afterwards it is too late to undo it. */
-	region = source_region(&td, 0, OTHER_GPA, 2);
+	region = td_region(&td, 0, OTHER_GPA, 2);
 	read_only = map_read_only(&region, sizeof(region));
 	EXPECT_REGION(EFAULT, &td, read_only);
 	unmap_pages(read_only, 1);
@@ -1155,7 +987,7 @@ TEST_F(tdx, signal_before_mem_region)
 	td_create_to(&td, 1, TD_SLOT_ADDED);
 	vm_tdx_add_slot(td.vm, OTHER_SLOT, OTHER_GPA, OTHER_NR_PAGES);
 	held = (struct kvm_tdx_init_mem_region) { (u64)page, OTHER_GPA, 1 };
-	region = source_region(&td, 0, OTHER_GPA + getpagesize(), 2);
+	region = td_region(&td, 0, OTHER_GPA + getpagesize(), 2);
 
 	tdx_call_start(&holder, td.vcpus[0]->fd, &hold);
 	blocker_wait(&blocker);
@@ -1193,7 +1025,7 @@ TEST_F(tdx, create_vcpu_waits)
 	if (!blocker_init(&blocker, page))
 		SKIP(return, NO_BLOCKER);
 	td_create_to(&td, 1, TD_SLOT_ADDED);
-	if (max_vcpus(&td) < 2) {
+	if (td_max_vcpus(&td) < 2) {
 		td_free(&td);
 		SKIP(return, "TDs have at most one vCPU here");
 	}
@@ -1230,7 +1062,7 @@ TEST_F(tdx, create_vcpus_at_once)
 	int i, nr;
 
 	td_create_to(&td, 0, TD_INITIALIZED);
-	nr = min(max_vcpus(&td), TDX_MAX_VCPUS);
+	nr = min(td_max_vcpus(&td), TDX_MAX_VCPUS);
 
 	for (i = 0; i < nr; i++)
 		call_start(&calls[i], td.vm->fd, KVM_CREATE_VCPU, (void *)(long)i);
@@ -1268,24 +1100,6 @@ static int waiter_process(void *arg)
 	_exit(0);
 }
 
-static void wait_for_death(pid_t pid, int signal)
-{
-	int i, status;
-	pid_t ret;
-
-	for (i = 0; i < PATIENCE * 100; i++) {
-		ret = waitpid(pid, &status, WNOHANG);
-		TEST_ASSERT(ret >= 0, __KVM_SYSCALL_ERROR("waitpid()", ret));
-		if (ret) {
-			TEST_ASSERT(WIFSIGNALED(status) && WTERMSIG(status) == signal,
-				    "Process %d ended with status 0x%x", pid, status);
-			return;
-		}
-		usleep(10000);
-	}
-	TEST_FAIL("Process %d survives signal %d", pid, signal);
-}
-
 /*
  * A fatal signal ends the wait for a vCPU's mutex, and whoever got the signal
  * leaves no lock behind, not even those it already had.  The waiter is a
@@ -1305,7 +1119,7 @@ TEST_F(tdx, killed_while_waiting)
 	if (!blocker_init(&blocker, page))
 		SKIP(return, NO_BLOCKER);
 	td_create(&td, 2);
-	if (max_vcpus(&td) < 2) {
+	if (td_max_vcpus(&td) < 2) {
 		td_free(&td);
 		SKIP(return, "TDs have at most one vCPU here");
 	}
@@ -1329,7 +1143,7 @@ TEST_F(tdx, killed_while_waiting)
 	 * enough or there is such a one.  So is the mutex of the first vCPU.
 	 */
 	call_start(&probe, td.vm->fd, KVM_CREATE_VCPU, (void *)0);
-	EXPECT_EQ(max_vcpus(&td) == 2 ? EINVAL : EEXIST, call_join(&probe));
+	EXPECT_EQ(td_max_vcpus(&td) == 2 ? EINVAL : EEXIST, call_join(&probe));
 	call_start(&probe, td.vcpus[0]->fd, KVM_GET_TSC_KHZ, NULL);
 	EXPECT_EQ(0, call_join(&probe));
 
@@ -1597,7 +1411,7 @@ static void command_prepare(struct command *command, struct td *td)
 		break;
 	case KVM_TDX_INIT_MEM_REGION:
 		command->flags = KVM_TDX_MEASURE_MEMORY_REGION;
-		command->region = source_region(td, 0, TDX_TEST_GPA, 2);
+		command->region = td_region(td, 0, TDX_TEST_GPA, 2);
 		break;
 	}
 }

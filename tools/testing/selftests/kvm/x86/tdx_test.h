@@ -17,7 +17,7 @@
 #include <unistd.h>
 
 #include "kselftest_harness.h"
-#include "tdx.h"
+#include "tdx_util.h"
 
 #define TDX_RUST_PARAM		"/sys/module/kvm_intel/parameters/tdx_rust"
 #define TDX_SERVED_PARAM	"/sys/module/kvm_intel/parameters/tdx_served"
@@ -34,61 +34,6 @@ static int nr_rounds = 20;
 
 /* The cgroup that each test runs in, one after the other. */
 static char cgroup_path[64];
-
-/* Read a whole (small) file.  NULL if there is none, else freed by the caller. */
-static char *read_file(const char *path)
-{
-	size_t size = 0, room = 4096;
-	char *text = NULL;
-	ssize_t n;
-	int fd;
-
-	fd = open(path, O_RDONLY);
-	if (fd < 0)
-		return NULL;
-
-	do {
-		text = realloc(text, room + 1);
-		TEST_ASSERT(text, "-ENOMEM when reading %s", path);
-		n = read(fd, text + size, room - size);
-		TEST_ASSERT(n >= 0, __KVM_SYSCALL_ERROR("read()", (int)n));
-		size += n;
-		if (size == room)
-			room *= 2;
-	} while (n);
-
-	kvm_close(fd);
-	text[size] = '\0';
-	return text;
-}
-
-/* Write @text to a file that exists.  0 or a negative errno. */
-static int write_file(const char *path, const char *text)
-{
-	ssize_t n;
-	int fd, ret;
-
-	fd = open(path, O_WRONLY);
-	if (fd < 0)
-		return -errno;
-
-	n = write(fd, text, strlen(text));
-	ret = n < 0 ? -errno : 0;
-	kvm_close(fd);
-	return ret;
-}
-
-static long read_number(const char *path, long missing)
-{
-	char *text = read_file(path);
-	long value;
-
-	if (!text)
-		return missing;
-	value = strtol(text, NULL, 0);
-	free(text);
-	return value;
-}
 
 /* Does the kernel have the Rust implementation beside the C one? */
 static bool tdx_has_rust(void)

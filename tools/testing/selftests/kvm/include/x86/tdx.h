@@ -142,4 +142,12 @@ void td_advance(struct td *td, enum td_step step);
 /* Create a TD and take it to @step. */
 void td_create_to(struct td *td, int nr_vcpus, enum td_step step);
 
+/* Finish the life cycle of a TD that is none the worse, and the TD itself. */
+void td_finish(struct td *td);
+
+int td_max_vcpus(struct td *td);
+
+/* The region of @nr_pages at @gpa that is to get what td->source has from @page on. */
+struct kvm_tdx_init_mem_region td_region(struct td *td, int page, gpa_t gpa, u64 nr_pages);
+
 #endif /* SELFTEST_KVM_TDX_H */

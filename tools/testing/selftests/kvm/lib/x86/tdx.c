@@ -227,3 +227,23 @@ void td_create_to(struct td *td, int nr_vcpus, enum td_step step)
 	td_create(td, nr_vcpus);
 	td_advance(td, step);
 }
+
+void td_finish(struct td *td)
+{
+	td_advance(td, TD_FINALIZED);
+	td_free(td);
+}
+
+int td_max_vcpus(struct td *td)
+{
+	return vm_check_cap(td->vm, KVM_CAP_MAX_VCPUS);
+}
+
+struct kvm_tdx_init_mem_region td_region(struct td *td, int page, gpa_t gpa, u64 nr_pages)
+{
+	return (struct kvm_tdx_init_mem_region) {
+		.source_addr = (u64)td->source + page * getpagesize(),
+		.gpa = gpa,
+		.nr_pages = nr_pages,
+	};
+}
