@@ -93,7 +93,7 @@ fn mode(mode: LockMode) -> &'static str {
 }
 
 fn lock(lock: &LeafLock) -> String {
-    let mut text = format!("{} {}", lock.what, mode(lock.mode));
+    let mut text = format!("{} {}", lock.what.name(), mode(lock.mode));
     if lock.strict != lock.mode {
         let strict = mode(lock.strict);
         write!(text, " (version 1: {strict}, in 1.5.05-shared not)").unwrap();
@@ -137,7 +137,13 @@ fn statuses(info: &LeafInfo) -> Vec<(Status, Vec<&'static str>)> {
         let details = &mut found[index].1;
         details.extend(detail.filter(|detail| !details.contains(detail)));
     };
-    for answer in info.answers {
+    collect(info.answers, &mut add);
+    found
+}
+
+/// Passes on each status of these answers, with what its details may be.
+fn collect(answers: &[Answer], add: &mut impl FnMut(Status, Option<&'static str>)) {
+    for answer in answers {
         match *answer {
             Answer::Plain(status) => add(status, None),
             Answer::About(status, operands) => {
@@ -151,9 +157,9 @@ fn statuses(info: &LeafInfo) -> Vec<(Status, Vec<&'static str>)> {
                     add(status, Some(operand(page)));
                 }
             }
+            Answer::Any(answers) => collect(answers, add),
         }
     }
-    found
 }
 
 /// Writes a field, with its lines broken where that is possible.

@@ -239,7 +239,7 @@ const MODES: [LockMode; 2] = [LockMode::Shared, LockMode::Exclusive];
 
 /// How a leaf takes a lock, by its declaration, and its answer if it cannot.
 fn declared(prepared: &Prepared, info: &LeafInfo, what: &str) -> Option<(LockMode, Status)> {
-    let lock = info.locks.iter().find(|lock| lock.what == what)?;
+    let lock = info.locks.iter().find(|lock| lock.what.name() == what)?;
     let version = (prepared.rax >> 16) as u8;
     let mode = lock.mode_in(version, prepared.host.module.profile());
     Some((mode, lock.busy()))
@@ -311,7 +311,7 @@ fn larger_pages_against_every_leaf() {
         let first = info
             .locks
             .iter()
-            .find(|lock| page_locks.contains(&lock.what));
+            .find(|lock| page_locks.contains(&lock.what.name()));
         for level in [1, 2] {
             for mode in MODES {
                 let lock = Lock::Page { pa: NEW, level };

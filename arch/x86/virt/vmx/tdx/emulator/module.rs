@@ -26,6 +26,7 @@ mod leaf;
 mod locks;
 mod measurement;
 mod metadata;
+mod open;
 mod pamt;
 mod platform;
 mod profile;
@@ -57,6 +58,7 @@ pub use leaf::{
     Answer,
     LeafInfo,
     LeafLock,
+    LockOf,
     Versions, //
 };
 pub use locks::{

@@ -59,7 +59,9 @@ mod prelude {
         Answer,
         LeafInfo,
         LeafLock,
-        Versions, //
+        LockOf,
+        Versions,
+        ENTRY_IF_IT_FAILS, //
     };
     pub(super) use crate::module::{
         address,
@@ -78,11 +80,56 @@ mod prelude {
     };
 }
 
+/// What a leaf locks.
+#[allow(missing_docs)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LockOf {
+    Global,
+    Kot,
+    Ket,
+    WbtEntry,
+    Tdmr,
+    Tdr,
+    Tdvpr,
+    OpState,
+    SeptTree,
+    SeptEntry,
+    Epoch,
+    /// The page that RCX names, which becomes a TD's.
+    PageRcx,
+    /// The page that R8 names, which becomes a TD's.
+    PageR8,
+    /// The page that a Secure EPT entry points to.
+    RemovedPage,
+}
+
+impl LockOf {
+    /// The name of what is locked.
+    pub const fn name(self) -> &'static str {
+        match self {
+            LockOf::Global => "global",
+            LockOf::Kot => "KOT",
+            LockOf::Ket => "KET",
+            LockOf::WbtEntry => "WBT entry",
+            LockOf::Tdmr => "TDMR",
+            LockOf::Tdr => "TDR",
+            LockOf::Tdvpr => "TDVPR",
+            LockOf::OpState => "OP_STATE",
+            LockOf::SeptTree => "SEPT tree",
+            LockOf::SeptEntry => "SEPT entry",
+            LockOf::Epoch => "epoch",
+            LockOf::PageRcx => "page RCX",
+            LockOf::PageR8 => "page R8",
+            LockOf::RemovedPage => "removed page",
+        }
+    }
+}
+
 /// A leaf's lock, as its declaration names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeafLock {
     /// What is locked.
-    pub what: &'static str,
+    pub what: LockOf,
     /// How.
     pub mode: LockMode,
     /// How version 1 of the leaf locks it, if the profile has leaves that do so more strictly.
@@ -93,7 +140,7 @@ pub struct LeafLock {
 }
 
 impl LeafLock {
-    const fn new(what: &'static str, mode: LockMode, operand: Option<Operand>) -> Self {
+    const fn new(what: LockOf, mode: LockMode, operand: Option<Operand>) -> Self {
         Self {
             what,
             mode,
@@ -102,17 +149,17 @@ impl LeafLock {
         }
     }
 
-    const fn shared(what: &'static str, operand: Operand) -> Self {
+    const fn shared(what: LockOf, operand: Operand) -> Self {
         Self::new(what, LockMode::Shared, Some(operand))
     }
 
-    const fn exclusive(what: &'static str, operand: Operand) -> Self {
+    const fn exclusive(what: LockOf, operand: Operand) -> Self {
         Self::new(what, LockMode::Exclusive, Some(operand))
     }
 
     /// The lock of the SYS leaves.
     const fn global(mode: LockMode) -> Self {
-        Self::new("global", mode, None)
+        Self::new(LockOf::Global, mode, None)
     }
 
     /// How a version of the leaf locks it.
@@ -131,6 +178,14 @@ impl LeafLock {
             None => Status::SYS_BUSY,
         }
     }
+
+    /// A status about what is locked.
+    pub(super) const fn about(&self, status: Status) -> Status {
+        match self.operand {
+            Some(operand) => status.on(operand),
+            None => status,
+        }
+    }
 }
 
 /// Some of the statuses that a leaf can answer with, apart from success, busy locks and what every
@@ -145,9 +200,36 @@ pub enum Answer {
     Detailed(Status, &'static str),
     /// What may be wrong with the page that an operand names.
     Page(Operand),
+    /// What several leaves have in common.
+    Any(&'static [Answer]),
 }
 
 impl Answer {
+    /// The TD is not in a state that the leaf allows.
+    const TD_STATE: Answer = Answer::Any(&[
+        Answer::Plain(Status::TD_FATAL),
+        Answer::Plain(Status::TD_KEYS_NOT_CONFIGURED),
+        Answer::Plain(Status::TDCS_NOT_ALLOCATED),
+        Answer::Plain(Status::OP_STATE_INCORRECT),
+    ]);
+    /// There is no Secure EPT entry for what RCX holds.
+    const SEPT_WALK: Answer = Answer::Any(&[
+        Answer::About(Status::OPERAND_INVALID, &[Operand::Rcx]),
+        Answer::About(Status::EPT_WALK_FAILED, &[Operand::Rcx]),
+    ]);
+    /// The vCPU cannot be associated with the current processor.
+    const ASSOCIATION: Answer = Answer::Any(&[
+        Answer::Plain(Status::TDCX_NUM_INCORRECT),
+        Answer::Plain(Status::VCPU_STATE_INCORRECT),
+        Answer::Plain(Status::VCPU_ASSOCIATED),
+    ]);
+    /// The field cannot be read.
+    const FIELD: Answer = Answer::Any(&[
+        Answer::Plain(Status::METADATA_FIRST_FIELD_ID_IN_CONTEXT),
+        Answer::Plain(Status::METADATA_FIELD_ID_INCORRECT),
+        Answer::Plain(Status::METADATA_FIELD_NOT_READABLE),
+    ]);
+
     /// What may be wrong with a page that an operand names.
     pub const PAGE: [Status; 3] = [
         Status::OPERAND_INVALID,
@@ -164,9 +246,16 @@ impl Answer {
             }
             Answer::Detailed(detailed, _) => status.detail(0) == detailed,
             Answer::Page(operand) => Self::PAGE.iter().any(|page| status == page.on(operand)),
+            Answer::Any(answers) => answers.iter().any(|answer| answer.has(status)),
         }
     }
 }
+
+/// The results of a leaf that tells about a Secure EPT entry only if it fails.
+const ENTRY_IF_IT_FAILS: &[(&str, &str)] = &[
+    ("RCX", "on failure, the Secure EPT entry"),
+    ("RDX", "on failure, its level and state"),
+];
 
 /// A leaf's declaration.
 #[derive(Debug)]
@@ -231,7 +320,31 @@ impl LeafInfo {
 
     /// The declaration of a leaf, if the leaf is known.
     pub fn by_number(number: u16) -> Option<&'static LeafInfo> {
-        Self::all().find(|info| info.number == number)
+        BY_NUMBER.get(usize::from(number)).copied().flatten()
+    }
+
+    /// The lock of that, which the leaf must have.
+    ///
+    /// # Panics
+    ///
+    /// If it has not. This is for constants, so then the module does not compile.
+    pub(super) const fn lock(&self, what: LockOf) -> LeafLock {
+        match self.lock_if_any(what) {
+            Some(lock) => lock,
+            None => panic!("the leaf does not declare this lock"),
+        }
+    }
+
+    /// The lock of that, if the leaf has it.
+    pub(super) const fn lock_if_any(&self, what: LockOf) -> Option<LeafLock> {
+        let mut rest = self.locks;
+        while let [lock, others @ ..] = rest {
+            if lock.what as u8 == what as u8 {
+                return Some(*lock);
+            }
+            rest = others;
+        }
+        None
     }
 
     /// All known leaves.
@@ -263,9 +376,24 @@ impl LeafInfo {
     }
 }
 
+/// The largest number of a known leaf.
+const MAX_NUMBER: usize = 96;
+
 macro_rules! leaves {
     ($($leaf:ident,)*) => {
         static MODELLED: [&LeafInfo; [$(stringify!($leaf)),*].len()] = [$(&$leaf::INFO),*];
+
+        /// The leaves by their numbers.
+        static BY_NUMBER: [Option<&LeafInfo>; MAX_NUMBER + 1] = {
+            let mut leaves = [None; MAX_NUMBER + 1];
+            let mut others: &[LeafInfo] = &NOT_MODELLED;
+            while let [info, rest @ ..] = others {
+                leaves[info.number as usize] = Some(info);
+                others = rest;
+            }
+            $(leaves[$leaf::INFO.number as usize] = Some(&$leaf::INFO);)*
+            leaves
+        };
 
         /// Runs the leaf of that number.
         pub(super) fn run<P: Platform>(

@@ -13,9 +13,16 @@ use super::{
         PAGE_SIZE, //
     },
     cpuid,
-    dispatch::Call,
+    dispatch::{
+        Call,
+        LeafResult, //
+    },
     platform::Platform,
-    status::Status,
+    regs::Regs,
+    status::{
+        Operand,
+        Status, //
+    },
     td::{
         Tdcs,
         TdcsField,
@@ -35,7 +42,7 @@ use super::{
         PAMT_ENTRY_SIZE, //
     },
     vp::{
-        LockedVp,
+        Vp,
         VpField,
         BASE_TDVPS_PAGES,
         L2_TDVPS_PAGES,
@@ -382,12 +389,12 @@ fn extended_state_size<P: Platform>(tdcs: &Tdcs<'_, P>) -> u64 {
 /// An address as the processor sees it with the TD's key.
 pub(super) fn with_hkid<P: Platform>(tdcs: &Tdcs<'_, P>, pa: u64) -> u64 {
     let bits = tdcs.call().platform.layout().address_bits.min(52);
-    pa | (u64::from(tdcs.td().hkid()) << bits)
+    pa | (u64::from(tdcs.hkid()) << bits)
 }
 
 /// The pointer to the Secure EPT.
 fn eptp<P: Platform>(tdcs: &Tdcs<'_, P>) -> u64 {
-    tdcs.td().tdcs_page(TDCS_SEPT_ROOT) | tdcs.get(TdcsField::EptpControls)
+    tdcs.tdcs_page(TDCS_SEPT_ROOT) | tdcs.get(TdcsField::EptpControls)
 }
 
 /// Why a field could not be read.
@@ -405,19 +412,35 @@ impl From<Status> for FieldError {
     }
 }
 
-impl FieldError {
-    /// The status, with the identifier for RDX if there is one.
-    pub(super) fn status(self, rdx: &mut u64, version: u8) -> Status {
-        match self {
-            FieldError::Status(status) => status,
-            FieldError::First(id) => {
-                if version > 0 {
-                    *rdx = id;
-                }
-                Status::METADATA_FIRST_FIELD_ID_IN_CONTEXT
-            }
-        }
+/// Answers a leaf that reads the field in RDX of what RCX names.
+///
+/// R8 gets the value and, in version 1, RDX the identifier of the next field.
+pub(super) fn answer_read<P: Platform>(
+    call: &Call<'_, P>,
+    regs: &mut Regs,
+    read: impl FnOnce(u64, u64) -> Result<(u64, u64), FieldError>,
+) -> LeafResult {
+    let field = regs.rdx;
+    let has_next = call.version > 0;
+    regs.r8 = 0;
+    if has_next {
+        regs.rdx = NO_FIELD;
     }
+    if call.version > 1 {
+        return Err(Status::OPERAND_INVALID.on(Operand::Rax));
+    }
+    let (result, next) = match read(regs.rcx, field) {
+        Ok((value, next)) => {
+            regs.r8 = value;
+            (Ok(()), next)
+        }
+        Err(FieldError::First(id)) => (Err(Status::METADATA_FIRST_FIELD_ID_IN_CONTEXT), id),
+        Err(FieldError::Status(status)) => (Err(status), NO_FIELD),
+    };
+    if has_next {
+        regs.rdx = next;
+    }
+    result
 }
 
 /// A field of a vCPU that is kept in the TDVPR and may be written.
@@ -554,7 +577,7 @@ static VP_FIELDS: [Run; 25] = [
 /// Reads a field of a vCPU. Returns it with the identifier of the next one.
 pub(super) fn read_vp<P: Platform>(
     tdcs: &Tdcs<'_, P>,
-    vp: &LockedVp<'_, P>,
+    vp: &Vp<'_, P>,
     id: u64,
     version: u8,
 ) -> Result<(u64, u64), FieldError> {
@@ -577,7 +600,7 @@ pub(super) fn read_vp<P: Platform>(
     }
 }
 
-fn vp_value<P: Platform>(tdcs: &Tdcs<'_, P>, vp: &LockedVp<'_, P>, field: Field) -> u64 {
+fn vp_value<P: Platform>(tdcs: &Tdcs<'_, P>, vp: &Vp<'_, P>, field: Field) -> u64 {
     let writable = WRITABLE
         .iter()
         .find(|writable| writable.class == field.class && writable.code == field.code);
@@ -585,12 +608,12 @@ fn vp_value<P: Platform>(tdcs: &Tdcs<'_, P>, vp: &LockedVp<'_, P>, field: Field)
         return readable_bits(tdcs, writable, vp.get(writable.field));
     }
     match (field.class, field.code) {
-        (0x00, 0x2004) => with_hkid(tdcs, tdcs.td().tdcs_page(TDCS_MSR_BITMAPS)),
+        (0x00, 0x2004) => with_hkid(tdcs, tdcs.tdcs_page(TDCS_MSR_BITMAPS)),
         (0x00, 0x200e | 0x2024) => u64::MAX,
         (0x00, 0x2010) => tdcs.get(TdcsField::TscOffset),
         (0x00, 0x201a) => eptp(tdcs),
         (0x00, 0x2032) => tdcs.get(TdcsField::TscMultiplier),
-        (0x00, 0x4026) => u64::from(tdcs.td().hkid()),
+        (0x00, 0x4026) => u64::from(tdcs.hkid()),
         (0x20, 0x02) => vp.get(VpField::Index),
         (0x20, 0x03) => vp.get(VpField::Pages),
         (0x20, 0x0c) => tdcs.get(TdcsField::Xfam),
@@ -610,7 +633,7 @@ fn vp_value<P: Platform>(tdcs: &Tdcs<'_, P>, vp: &LockedVp<'_, P>, field: Field)
 /// Writes the bits of `mask` of a field of a vCPU. Returns the former value.
 pub(super) fn write_vp<P: Platform>(
     tdcs: &Tdcs<'_, P>,
-    vp: &LockedVp<'_, P>,
+    vp: &Vp<'_, P>,
     id: u64,
     value: u64,
     mask: u64,

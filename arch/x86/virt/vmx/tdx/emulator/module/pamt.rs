@@ -17,6 +17,7 @@ use super::{
     },
     dispatch::Call,
     inspect::PageInfo,
+    leaf::LeafLock,
     locks::{
         fetch_add,
         Held,
@@ -29,10 +30,7 @@ use super::{
         MemoryRange,
         Platform, //
     },
-    status::{
-        Operand,
-        Status, //
-    },
+    status::Status,
     tdmr::{
         Tdmr,
         PAMT_ENTRY_SIZE, //
@@ -240,14 +238,11 @@ impl<P: Platform> LockedPage<'_, P> {
 fn lock_page<'c, P: Platform>(
     call: &'c Call<'c, P>,
     pa: u64,
-    operand: Operand,
+    lock: &LeafLock,
     descend: Descend,
-    mode: LockMode,
 ) -> Result<LockedPage<'c, P>, Status> {
-    let busy = Status::OPERAND_BUSY.on(operand);
-    let Some((tdmr, offset)) = call.module.tdmrs.find(pa) else {
-        return Err(Status::OPERAND_ADDR_RANGE_ERROR.on(operand));
-    };
+    let outside = lock.about(Status::OPERAND_ADDR_RANGE_ERROR);
+    let (tdmr, offset) = call.module.tdmrs.find(pa).ok_or(outside)?;
     let mut above = [None, None];
     for level in [2u8, 1, 0] {
         let entry = Entry {
@@ -259,16 +254,20 @@ fn lock_page<'c, P: Platform>(
                 || entry.page_type(call.platform) != Some(PageType::Nda)
         };
         let last = is_last(entry);
-        let mode = if last { mode } else { LockMode::Shared };
-        let lock = Lock::Page {
+        let mode = if last {
+            lock.mode_in(call.version, call.module.profile())
+        } else {
+            LockMode::Shared
+        };
+        let page = Lock::Page {
             pa: pa & !level_size(level).wrapping_sub(1),
             level,
         };
-        let held = Held::sharex_host_priority(call, Word::Memory(entry.pa), lock, mode)
-            .map_err(|_| busy)?;
+        let held = Held::sharex_host_priority(call, Word::Memory(entry.pa), page, mode)
+            .map_err(|_| lock.busy())?;
         if is_last(entry) != last {
             // It changed just before it was locked, so somebody had it.
-            return Err(busy);
+            return Err(lock.busy());
         }
         if last {
             return Ok(LockedPage {
@@ -282,24 +281,23 @@ fn lock_page<'c, P: Platform>(
         }
         above = [Some(held), above.into_iter().next().flatten()];
     }
-    Err(Status::OPERAND_ADDR_RANGE_ERROR.on(operand))
+    Err(outside)
 }
 
 /// Locks a page that an operand names, and checks what it is used for.
 pub(super) fn lock_explicit<'c, P: Platform>(
     call: &'c Call<'c, P>,
     pa: u64,
-    operand: Operand,
+    lock: &LeafLock,
     level: u8,
-    mode: LockMode,
     expected: PageType,
 ) -> Result<LockedPage<'c, P>, Status> {
     if !address::is_private(call.platform, pa, level_size(level)) {
-        return Err(Status::OPERAND_INVALID.on(operand));
+        return Err(lock.about(Status::OPERAND_INVALID));
     }
-    let page = lock_page(call, pa, operand, Descend::To(level), mode)?;
+    let page = lock_page(call, pa, lock, Descend::To(level))?;
     if page.level != level || page.page_type() != Some(expected) {
-        return Err(Status::PAGE_METADATA_INCORRECT.on(operand));
+        return Err(lock.about(Status::PAGE_METADATA_INCORRECT));
     }
     Ok(page)
 }
@@ -308,12 +306,12 @@ pub(super) fn lock_explicit<'c, P: Platform>(
 pub(super) fn lock_free<'c, P: Platform>(
     call: &'c Call<'c, P>,
     pa: u64,
-    operand: Operand,
+    lock: &LeafLock,
     level: u8,
 ) -> Result<LockedPage<'c, P>, Status> {
-    let page = lock_explicit(call, pa, operand, level, LockMode::Exclusive, PageType::Nda)?;
+    let page = lock_explicit(call, pa, lock, level, PageType::Nda)?;
     if level > 0 && !page.is_free_inside() {
-        return Err(Status::PAGE_METADATA_INCORRECT.on(operand));
+        return Err(lock.about(Status::PAGE_METADATA_INCORRECT));
     }
     Ok(page)
 }
@@ -322,32 +320,29 @@ pub(super) fn lock_free<'c, P: Platform>(
 pub(super) fn lock_any<'c, P: Platform>(
     call: &'c Call<'c, P>,
     pa: u64,
-    operand: Operand,
-    mode: LockMode,
+    lock: &LeafLock,
 ) -> Result<LockedPage<'c, P>, Status> {
     if !address::is_private(call.platform, pa, PAGE_SIZE) {
-        return Err(Status::OPERAND_INVALID.on(operand));
+        return Err(lock.about(Status::OPERAND_INVALID));
     }
-    lock_page(call, pa, operand, Descend::ToLeaf, mode)
+    lock_page(call, pa, lock, Descend::ToLeaf)
 }
 
 /// Locks only the entry of a page that the module itself knows to be one of that size.
 pub(super) fn lock_implicit<'c, P: Platform>(
     call: &'c Call<'c, P>,
     pa: u64,
-    operand: Operand,
+    lock: &LeafLock,
     level: u8,
-    mode: LockMode,
 ) -> Result<LockedPage<'c, P>, Status> {
-    let Some((tdmr, offset)) = call.module.tdmrs.find(pa) else {
-        return Err(Status::OPERAND_BUSY.on(operand));
-    };
+    let (tdmr, offset) = call.module.tdmrs.find(pa).ok_or(lock.busy())?;
     let entry = Entry {
         pa: tdmr.entry(offset, level),
     };
-    let lock = Lock::Page { pa, level };
-    let held = Held::sharex_host_priority(call, Word::Memory(entry.pa), lock, mode)
-        .map_err(|_| Status::OPERAND_BUSY.on(operand))?;
+    let page = Lock::Page { pa, level };
+    let mode = lock.mode_in(call.version, call.module.profile());
+    let held = Held::sharex_host_priority(call, Word::Memory(entry.pa), page, mode)
+        .map_err(|_| lock.busy())?;
     Ok(LockedPage {
         call,
         entry,

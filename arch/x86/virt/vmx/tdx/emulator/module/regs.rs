@@ -24,3 +24,20 @@ pub struct Regs {
     pub r14: u64,
     pub r15: u64,
 }
+
+impl Regs {
+    /// Takes RCX and RDX out, which stay 0 unless the leaf returns something there.
+    pub(super) fn take_rcx_rdx(&mut self) -> (u64, u64) {
+        let taken = (self.rcx, self.rdx);
+        (self.rcx, self.rdx) = (0, 0);
+        taken
+    }
+
+    /// Takes the page in RCX out of the registers by which a leaf describes a page. These are
+    /// cleared.
+    pub(super) fn take_page(&mut self) -> u64 {
+        let (page, _) = self.take_rcx_rdx();
+        (self.r8, self.r9, self.r10, self.r11) = (0, 0, 0, 0);
+        page
+    }
+}

@@ -10,6 +10,7 @@ use super::{
         PAGE_SIZE, //
     },
     dispatch::Call,
+    leaf::LeafLock,
     locks::{
         Held,
         Lock,
@@ -240,15 +241,10 @@ pub(super) struct Walk {
 }
 
 impl Walk {
-    /// Describes the entry in RCX and RDX, as some failures do.
-    pub(super) fn describe(&self, regs: &mut Regs) {
-        regs.rcx = self.entry.masked();
-        regs.rdx = u64::from(self.level) | (self.entry.state().public_code() << 8);
-    }
-
     /// A status about RCX that comes with a description of the entry.
     pub(super) fn fail(&self, regs: &mut Regs, status: Status) -> Status {
-        self.describe(regs);
+        regs.rcx = self.entry.masked();
+        regs.rdx = u64::from(self.level) | (self.entry.state().public_code() << 8);
         status.on(Operand::Rcx)
     }
 }
@@ -256,7 +252,7 @@ impl Walk {
 /// Descends to the entry of that level for a GPA. Returns whether it got there.
 pub(super) fn walk<P: Platform>(tdcs: &Tdcs<'_, P>, gpa: u64, level: u8) -> (Walk, bool) {
     let platform = tdcs.call().platform;
-    let mut table = tdcs.td().tdcs_page(TDCS_SEPT_ROOT);
+    let mut table = tdcs.tdcs_page(TDCS_SEPT_ROOT);
     let mut current = tdcs.root_level();
     loop {
         let index = (gpa >> (12 + 9 * u32::from(current))) & 0x1ff;
@@ -283,54 +279,95 @@ pub(super) fn lock_tree<'c, P: Platform>(
     mode: LockMode,
 ) -> Result<Held<'c, P>, Status> {
     let word = Word::Memory(tdcs.field_pa(TdcsField::SeptLock));
-    Held::sharex(tdcs.call(), word, Lock::SeptTree(tdcs.td().tdr), mode)
+    Held::sharex(tdcs.call(), word, Lock::SeptTree(tdcs.tdr), mode)
         .map_err(|_| Status::OPERAND_BUSY.on(Operand::SeptTree))
 }
 
-/// An entry that is locked, and the tree with it.
-pub(super) struct LockedEntry<'c, P: Platform> {
+/// An entry that nobody else changes.
+pub(super) struct Entry<'c, P: Platform> {
+    call: &'c Call<'c, P>,
+    gpa: u64,
     /// The entry, without its lock bits.
-    pub(super) walk: Walk,
+    walk: Walk,
     // Fields are dropped, and locks given back, in this order.
-    held: Held<'c, P>,
-    _tree: Held<'c, P>,
+    held: Option<Held<'c, P>>,
+    _tree: Option<Held<'c, P>>,
 }
 
-impl<'c, P: Platform> LockedEntry<'c, P> {
-    /// Locks the tree, descends to the entry that RCX named, and locks that.
-    pub(super) fn lock(
-        call: &'c Call<'c, P>,
+impl<'c, P: Platform> Entry<'c, P> {
+    /// Descends to an entry, with the tree and then the entry locked if `tree` says how.
+    pub(super) fn open(
         tdcs: &Tdcs<'c, P>,
         operand: GpaOperand,
-        tree_mode: LockMode,
+        tree: Option<&LeafLock>,
         regs: &mut Regs,
     ) -> Result<Self, Status> {
+        let call = tdcs.call();
         check_private(tdcs, operand.gpa)?;
-        let tree = lock_tree(tdcs, tree_mode)?;
-        let (mut found, complete) = walk(tdcs, operand.gpa, operand.level);
-        if !complete {
-            return Err(found.fail(regs, Status::EPT_WALK_FAILED));
-        }
-        let held = match Held::sept_entry(call, found.pa, operand.gpa) {
-            Ok(held) => held,
-            Err(_) => return Err(found.fail(regs, Status::OPERAND_BUSY)),
+        let tree = match tree {
+            Some(lock) => Some(lock_tree(tdcs, lock.mode)?),
+            None => None,
         };
-        let value = call.platform.read64(found.pa);
-        found.entry = SeptEntry(value & !(SEPT_ENTRY_LOCK | SEPT_ENTRY_HOST_PRIORITY));
-        Ok(Self {
-            walk: found,
-            held,
+        let (walk, complete) = walk(tdcs, operand.gpa, operand.level);
+        let mut entry = Self {
+            call,
+            gpa: operand.gpa,
+            walk,
+            held: None,
             _tree: tree,
-        })
+        };
+        if !complete {
+            return Err(entry.fail(regs, Status::EPT_WALK_FAILED));
+        }
+        if entry._tree.is_some() {
+            match Held::sept_entry(call, walk.pa, operand.gpa) {
+                Ok(held) => entry.held = Some(held),
+                Err(_) => return Err(entry.fail(regs, Status::OPERAND_BUSY)),
+            }
+            let value = call.platform.read64(walk.pa);
+            entry.walk.entry = SeptEntry(value & !(SEPT_ENTRY_LOCK | SEPT_ENTRY_HOST_PRIORITY));
+        }
+        Ok(entry)
     }
 
-    /// The state of the entry.
+    /// What the entry held when it was opened.
+    pub(super) fn value(&self) -> SeptEntry {
+        self.walk.entry
+    }
+
+    /// The state of the entry when it was opened.
     pub(super) fn state(&self) -> SeptState {
-        self.walk.entry.state()
+        self.value().state()
+    }
+
+    /// The first guest-physical address that the entry is for.
+    pub(super) fn gpa(&self) -> u64 {
+        self.gpa
+    }
+
+    /// The level of the entry.
+    pub(super) fn level(&self) -> u8 {
+        self.walk.level
+    }
+
+    /// Checks that the state of the entry is one that the leaf works on.
+    pub(super) fn check(&self, allowed: bool, regs: &mut Regs) -> Result<(), Status> {
+        if !allowed {
+            return Err(self.fail(regs, Status::EPT_ENTRY_STATE_INCORRECT));
+        }
+        Ok(())
+    }
+
+    /// A status about RCX that comes with a description of the entry.
+    pub(super) fn fail(&self, regs: &mut Regs, status: Status) -> Status {
+        self.walk.fail(regs, status)
     }
 
     /// Gives the entry a new value.
     pub(super) fn set(&self, entry: SeptEntry) {
-        self.held.set_sept_entry(entry.0);
+        match &self.held {
+            Some(held) => held.set_sept_entry(entry.0),
+            None => self.call.platform.write64(self.walk.pa, entry.0),
+        }
     }
 }

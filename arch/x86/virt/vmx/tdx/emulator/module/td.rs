@@ -8,6 +8,7 @@ use super::{
         PAGE_SIZE, //
     },
     dispatch::Call,
+    leaf::LeafLock,
     locks::{
         fetch_add,
         Held,
@@ -27,7 +28,10 @@ use super::{
     },
     Module, //
 };
-use core::sync::atomic::Ordering;
+use core::{
+    ops::Deref,
+    sync::atomic::Ordering, //
+};
 
 /// How far a TD's key is configured or given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -227,15 +231,22 @@ impl<'c, P: Platform> Td<'c, P> {
         self.get(TdrField::Hkid) as u16
     }
 
-    /// Counts pages that were given to the TD.
-    pub(super) fn add_children(&self, pages: u64) {
-        let pa = self.tdr.wrapping_add(TdrField::Children as u64);
-        fetch_add(self.call.platform, pa, pages);
+    /// Makes a page the TD's.
+    pub(super) fn adopt(&self, page: &LockedPage<'_, P>, page_type: PageType) {
+        self.count_children(page.pages());
+        page.assign(page_type, self.tdr);
     }
 
-    /// Counts pages that were taken from the TD.
-    pub(super) fn remove_children(&self, pages: u64) {
-        self.add_children(pages.wrapping_neg());
+    /// Gives a page of the TD back to the host.
+    pub(super) fn give_back(&self, page: &LockedPage<'_, P>) {
+        self.count_children(page.pages().wrapping_neg());
+        page.free();
+    }
+
+    /// Counts pages that the TD gets or, in two's complement, loses.
+    fn count_children(&self, pages: u64) {
+        let pa = self.tdr.wrapping_add(TdrField::Children as u64);
+        fetch_add(self.call.platform, pa, pages);
     }
 
     /// Where the TDCS page of that index is.
@@ -260,35 +271,13 @@ impl<'c, P: Platform> Td<'c, P> {
     /// The TDCS, if it has all its base pages.
     pub(super) fn tdcs(&self) -> Option<Tdcs<'c, P>> {
         (self.get(TdrField::NumTdcx) >= BASE_TDCS_PAGES).then(|| Tdcs {
-            call: self.call,
             td: *self,
             base: self.tdcs_page(0),
         })
     }
 
-    /// Checks that the TD's memory is accessible, it has a TDCS, and is in one of the operation
-    /// states whose bits are set in `allowed`.
-    pub(super) fn check(&self, allowed: u16) -> Result<Tdcs<'c, P>, Status> {
-        let tdcs = self.check_allocated()?;
-        tdcs.check_op_state(allowed)?;
-        Ok(tdcs)
-    }
-
-    /// The same with the operation state locked, so that it stays.
-    pub(super) fn check_and_lock(&self, allowed: u16) -> Result<LockedTdcs<'c, P>, Status> {
-        let tdcs = self.check_allocated()?;
-        let lock = Held::sharex_host_priority(
-            self.call,
-            Word::Memory(tdcs.field_pa(TdcsField::OpStateLock)),
-            Lock::OpState(self.tdr),
-            LockMode::Shared,
-        )
-        .map_err(|_| Status::OPERAND_BUSY.on(Operand::OpState))?;
-        tdcs.check_op_state(allowed)?;
-        Ok(LockedTdcs { tdcs, _lock: lock })
-    }
-
-    fn check_allocated(&self) -> Result<Tdcs<'c, P>, Status> {
+    /// The TDCS, if the TD's memory is accessible.
+    pub(super) fn accessible_tdcs(&self) -> Result<Tdcs<'c, P>, Status> {
         if self.is_fatal() {
             return Err(Status::TD_FATAL);
         }
@@ -305,7 +294,7 @@ pub(super) struct LockedTd<'c, P: Platform> {
     _page: LockedPage<'c, P>,
 }
 
-impl<'c, P: Platform> core::ops::Deref for LockedTd<'c, P> {
+impl<'c, P: Platform> Deref for LockedTd<'c, P> {
     type Target = Td<'c, P>;
 
     fn deref(&self) -> &Self::Target {
@@ -314,27 +303,22 @@ impl<'c, P: Platform> core::ops::Deref for LockedTd<'c, P> {
 }
 
 impl<'c, P: Platform> LockedTd<'c, P> {
-    /// Locks the TD whose TDR an operand names.
-    pub(super) fn lock(
-        call: &'c Call<'c, P>,
-        tdr: u64,
-        operand: Operand,
-        mode: LockMode,
-    ) -> Result<Self, Status> {
-        let page = pamt::lock_explicit(call, tdr, operand, 0, mode, PageType::Tdr)?;
+    /// Locks the TD whose TDR an operand names, as the leaf declares it.
+    pub(super) fn lock(call: &'c Call<'c, P>, tdr: u64, lock: &LeafLock) -> Result<Self, Status> {
+        let page = pamt::lock_explicit(call, tdr, lock, 0, PageType::Tdr)?;
         Ok(Self {
             td: Td::new(call, tdr),
             _page: page,
         })
     }
 
-    /// Locks the TD that owns a page.
+    /// Locks the TD that owns a page, as the leaf declares it.
     pub(super) fn lock_owner(
         call: &'c Call<'c, P>,
         owner: u64,
-        mode: LockMode,
+        lock: &LeafLock,
     ) -> Result<Self, Status> {
-        let page = pamt::lock_implicit(call, owner, Operand::Tdr, 0, mode)?;
+        let page = pamt::lock_implicit(call, owner, lock, 0)?;
         Ok(Self {
             td: Td::new(call, owner),
             _page: page,
@@ -344,43 +328,25 @@ impl<'c, P: Platform> LockedTd<'c, P> {
 
 /// A TD's control structure.
 pub(super) struct Tdcs<'c, P: Platform> {
-    call: &'c Call<'c, P>,
     td: Td<'c, P>,
     base: u64,
 }
 
-/// A TD's control structure with its operation state locked.
-pub(super) struct LockedTdcs<'c, P: Platform> {
-    tdcs: Tdcs<'c, P>,
-    _lock: Held<'c, P>,
-}
-
-impl<'c, P: Platform> LockedTdcs<'c, P> {
-    /// The same structure, for when the lock is given back.
-    pub(super) fn unlocked(&self) -> Tdcs<'c, P> {
-        Tdcs {
-            call: self.tdcs.call,
-            td: self.tdcs.td,
-            base: self.tdcs.base,
-        }
-    }
-}
-
-impl<'c, P: Platform> core::ops::Deref for LockedTdcs<'c, P> {
-    type Target = Tdcs<'c, P>;
+impl<'c, P: Platform> Deref for Tdcs<'c, P> {
+    type Target = Td<'c, P>;
 
     fn deref(&self) -> &Self::Target {
-        &self.tdcs
+        &self.td
     }
 }
 
 impl<'c, P: Platform> Tdcs<'c, P> {
     /// The SEAMCALL that this is used in.
     pub(super) fn call(&self) -> &'c Call<'c, P> {
-        self.call
+        self.td.call
     }
 
-    /// The TD.
+    /// The TD, for what has the same name here.
     pub(super) fn td(&self) -> &Td<'c, P> {
         &self.td
     }
@@ -392,17 +358,17 @@ impl<'c, P: Platform> Tdcs<'c, P> {
 
     /// Reads a field.
     pub(super) fn get(&self, field: TdcsField) -> u64 {
-        self.call.platform.read64(self.field_pa(field))
+        self.call().platform.read64(self.field_pa(field))
     }
 
     /// Writes a field.
     pub(super) fn set(&self, field: TdcsField, value: u64) {
-        self.call.platform.write64(self.field_pa(field), value);
+        self.call().platform.write64(self.field_pa(field), value);
     }
 
     /// Adds to a field that others may change too. Returns the former value.
     pub(super) fn fetch_add(&self, field: TdcsField, delta: u64) -> u64 {
-        fetch_add(self.call.platform, self.field_pa(field), delta)
+        fetch_add(self.call().platform, self.field_pa(field), delta)
     }
 
     /// What can be done with the TD.
@@ -414,6 +380,14 @@ impl<'c, P: Platform> Tdcs<'c, P> {
         self.set(TdcsField::OpState, state as u64);
     }
 
+    /// Keeps the operation state as it is.
+    pub(super) fn lock_op_state(&self, lock: &LeafLock) -> Result<Held<'c, P>, Status> {
+        let word = Word::Memory(self.field_pa(TdcsField::OpStateLock));
+        Held::sharex_host_priority(self.call(), word, Lock::OpState(self.tdr), lock.mode)
+            .map_err(|_| lock.busy())
+    }
+
+    /// Checks that the operation state is one of those whose bits are set in `allowed`.
     pub(super) fn check_op_state(&self, allowed: u16) -> Result<(), Status> {
         let bit = 1u16.checked_shl(self.op_state() as u32).unwrap_or(0);
         if allowed & bit == 0 {
@@ -439,19 +413,19 @@ impl<'c, P: Platform> Tdcs<'c, P> {
     /// Where the x2APIC id of the vCPU of that index is.
     pub(super) fn x2apic_id_pa(&self, index: u64) -> u64 {
         let offset = index.wrapping_mul(4) & (PAGE_SIZE - 4);
-        self.td.tdcs_page(1).wrapping_add(offset)
+        self.tdcs_page(1).wrapping_add(offset)
     }
 
     /// Takes the lock of the TLB epoch.
     pub(super) fn lock_epoch(&self, mode: LockMode) -> Result<Held<'c, P>, Status> {
         let word = Word::Memory(self.field_pa(TdcsField::EpochLock));
-        Held::sharex(self.call, word, Lock::Epoch(self.td.tdr), mode)
+        Held::sharex(self.call(), word, Lock::Epoch(self.tdr), mode)
             .map_err(|_| Status::OPERAND_BUSY.on(Operand::TdEpoch))
     }
 
     /// How many vCPUs run since that epoch.
     pub(super) fn epoch_users(&self, epoch: u64) -> u64 {
-        self.call.platform.read64(self.epoch_users_pa(epoch))
+        self.call().platform.read64(self.epoch_users_pa(epoch))
     }
 
     /// Where the number of vCPUs that run since that epoch is.

@@ -4,7 +4,7 @@
 
 use super::{
     dispatch::Call,
-    locks::LockMode,
+    leaf::LeafLock,
     metadata,
     pamt::{
         self,
@@ -12,10 +12,7 @@ use super::{
         PageType, //
     },
     platform::Platform,
-    status::{
-        Operand,
-        Status, //
-    },
+    status::Status,
     td::{
         LockedTd,
         Tdcs,
@@ -107,34 +104,38 @@ pub(super) enum VpField {
     FaultList = 0x300,
 }
 
-/// A vCPU whose TDVPR is locked, and its TD with it.
-pub(super) struct LockedVp<'c, P: Platform> {
+/// A vCPU, by its TDVPR.
+pub(super) struct Vp<'c, P: Platform> {
     call: &'c Call<'c, P>,
     tdvpr: u64,
+}
+
+/// A vCPU whose TDVPR is locked, and its TD with it.
+pub(super) struct LockedVp<'c, P: Platform> {
+    pub(super) vp: Vp<'c, P>,
+    // Fields are dropped, and locks given back, in this order.
     /// The TD.
     pub(super) td: LockedTd<'c, P>,
-    _page: LockedPage<'c, P>,
+    pub(super) page: LockedPage<'c, P>,
 }
 
 impl<'c, P: Platform> LockedVp<'c, P> {
-    /// Locks the vCPU whose TDVPR an operand names, then the TD that owns it.
+    /// Locks the vCPU whose TDVPR an operand names, then the TD that owns it, as the leaf declares
+    /// it.
     pub(super) fn lock(
         call: &'c Call<'c, P>,
         tdvpr: u64,
-        operand: Operand,
-        mode: LockMode,
-        td_mode: LockMode,
+        lock: &LeafLock,
+        td_lock: &LeafLock,
     ) -> Result<Self, Status> {
-        let page = pamt::lock_explicit(call, tdvpr, operand, 0, mode, PageType::Tdvpr)?;
-        let td = LockedTd::lock_owner(call, page.owner(), td_mode)?;
-        Ok(Self {
-            call,
-            tdvpr,
-            td,
-            _page: page,
-        })
+        let page = pamt::lock_explicit(call, tdvpr, lock, 0, PageType::Tdvpr)?;
+        let td = LockedTd::lock_owner(call, page.owner(), td_lock)?;
+        let vp = Vp { call, tdvpr };
+        Ok(Self { vp, td, page })
     }
+}
 
+impl<P: Platform> Vp<'_, P> {
     /// The TDVPR.
     pub(super) fn tdvpr(&self) -> u64 {
         self.tdvpr
@@ -181,7 +182,7 @@ impl<'c, P: Platform> LockedVp<'c, P> {
         self.set(VpField::SecondaryControls, 0x133c_b3fa);
         self.set(VpField::GuestRip, 0xffff_fff0);
         self.set(VpField::GuestRflags, 2);
-        let zero_page = tdcs.td().tdcs_page(TDCS_ZERO_PAGE);
+        let zero_page = tdcs.tdcs_page(TDCS_ZERO_PAGE);
         let zero_page = metadata::with_hkid(tdcs, zero_page);
         self.set(VpField::SharedEptPointer, zero_page);
     }

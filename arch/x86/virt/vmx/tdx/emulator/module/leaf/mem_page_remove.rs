@@ -4,13 +4,12 @@
 
 use super::prelude::*;
 use crate::module::{
-    pamt,
-    sept::{
-        GpaOperand,
-        LockedEntry,
-        SeptEntry, //
+    open::{
+        SeptAccess,
+        TdAccess, //
     },
-    td::LockedTd, //
+    pamt,
+    sept::SeptEntry, //
 };
 
 pub(super) const INFO: LeafInfo = LeafInfo {
@@ -18,11 +17,11 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     name: "MEM.PAGE.REMOVE",
     op_states: 0x73e,
     locks: &[
-        LeafLock::shared("TDR", Operand::Rdx),
-        LeafLock::shared("OP_STATE", Operand::OpState),
-        LeafLock::shared("SEPT tree", Operand::SeptTree),
-        LeafLock::exclusive("SEPT entry", Operand::Rcx),
-        LeafLock::exclusive("removed page", Operand::Rcx),
+        LeafLock::shared(LockOf::Tdr, Operand::Rdx),
+        LeafLock::shared(LockOf::OpState, Operand::OpState),
+        LeafLock::shared(LockOf::SeptTree, Operand::SeptTree),
+        LeafLock::exclusive(LockOf::SeptEntry, Operand::Rcx),
+        LeafLock::exclusive(LockOf::RemovedPage, Operand::Rcx),
     ],
     operands: &[("RCX", "GPA, level 0 to 2"), ("RDX", "TDR")],
     results: &[
@@ -34,12 +33,8 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     ],
     answers: &[
         Answer::Page(Operand::Rdx),
-        Answer::Plain(Status::TD_FATAL),
-        Answer::Plain(Status::TD_KEYS_NOT_CONFIGURED),
-        Answer::Plain(Status::TDCS_NOT_ALLOCATED),
-        Answer::Plain(Status::OP_STATE_INCORRECT),
-        Answer::About(Status::OPERAND_INVALID, &[Operand::Rcx]),
-        Answer::About(Status::EPT_WALK_FAILED, &[Operand::Rcx]),
+        Answer::TD_STATE,
+        Answer::SEPT_WALK,
         Answer::About(Status::EPT_ENTRY_STATE_INCORRECT, &[Operand::Rcx]),
         Answer::About(Status::GPA_RANGE_NOT_BLOCKED, &[Operand::Rcx]),
         Answer::About(Status::TLB_TRACKING_NOT_DONE, &[Operand::Rcx]),
@@ -47,35 +42,31 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     ..LeafInfo::NEW
 };
 
+const TD: TdAccess = TdAccess::of(&INFO);
+const SEPT: SeptAccess = SeptAccess::of(&INFO);
+const PAGE: LeafLock = INFO.lock(LockOf::RemovedPage);
+
 /// The operation states in which the guest may run, so that its TLBs matter.
 const TRACKING_REQUIRED: u16 = 0x20c;
 
 pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResult {
-    let (rcx, tdr) = (regs.rcx, regs.rdx);
-    (regs.rcx, regs.rdx) = (0, 0);
+    let (rcx, tdr) = regs.take_rcx_rdx();
 
-    let td = LockedTd::lock(call, tdr, Operand::Rdx, LockMode::Shared)?;
-    let tdcs = td.check_and_lock(INFO.op_states)?;
-    let operand = GpaOperand::decode(rcx, 0..=2)?;
-    let entry = LockedEntry::lock(call, &tdcs, operand, LockMode::Shared, regs)?;
-    if !entry.state().is_leaf() {
-        return Err(entry.walk.fail(regs, Status::EPT_ENTRY_STATE_INCORRECT));
-    }
-    let removed = entry.walk.entry.address();
-    let level = operand.level;
-    let page = pamt::lock_implicit(call, removed, Operand::Rcx, level, LockMode::Exclusive)?;
-    if tdcs.check_op_state(TRACKING_REQUIRED).is_ok() {
+    let td = TD.open(call, tdr)?;
+    let entry = SEPT.open(&td, rcx, 0..=2, regs)?;
+    entry.check(entry.state().is_leaf(), regs)?;
+    let page = pamt::lock_implicit(call, entry.value().address(), &PAGE, entry.level())?;
+    if td.check_op_state(TRACKING_REQUIRED).is_ok() {
         if !entry.state().is_blocked() {
-            return Err(entry.walk.fail(regs, Status::GPA_RANGE_NOT_BLOCKED));
+            return Err(entry.fail(regs, Status::GPA_RANGE_NOT_BLOCKED));
         }
-        if !tdcs.is_tracked(page.blocking_epoch()) {
+        if !td.is_tracked(page.blocking_epoch()) {
             return Err(Status::TLB_TRACKING_NOT_DONE.on(Operand::Rcx));
         }
     }
 
     entry.set(SeptEntry::FREE);
-    td.remove_children(page.pages());
-    page.free();
-    regs.rcx = removed;
+    td.give_back(&page);
+    regs.rcx = page.pa;
     Ok(())
 }

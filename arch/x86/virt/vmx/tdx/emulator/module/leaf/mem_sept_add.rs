@@ -4,18 +4,19 @@
 
 use super::prelude::*;
 use crate::module::{
+    open::{
+        SeptAccess,
+        TdAccess, //
+    },
     pamt::{
         self,
         PageType, //
     },
     sept::{
         self,
-        GpaOperand,
-        LockedEntry,
         SeptEntry,
         SeptState, //
     },
-    td::LockedTd, //
 };
 
 pub(super) const INFO: LeafInfo = LeafInfo {
@@ -24,11 +25,11 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     versions: Versions::Two,
     op_states: 0x3ce,
     locks: &[
-        LeafLock::shared("TDR", Operand::Rdx),
-        LeafLock::shared("OP_STATE", Operand::OpState),
-        LeafLock::shared("SEPT tree", Operand::SeptTree),
-        LeafLock::exclusive("SEPT entry", Operand::Rcx),
-        LeafLock::exclusive("page R8", Operand::R8),
+        LeafLock::shared(LockOf::Tdr, Operand::Rdx),
+        LeafLock::shared(LockOf::OpState, Operand::OpState),
+        LeafLock::shared(LockOf::SeptTree, Operand::SeptTree),
+        LeafLock::exclusive(LockOf::SeptEntry, Operand::Rcx),
+        LeafLock::exclusive(LockOf::PageR8, Operand::R8),
     ],
     operands: &[
         ("RCX", "GPA, level 1 to 3 or 4"),
@@ -43,17 +44,17 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     answers: &[
         Answer::About(Status::OPERAND_INVALID, &[Operand::Rdx]),
         Answer::Page(Operand::Rdx),
-        Answer::Plain(Status::TD_FATAL),
-        Answer::Plain(Status::TD_KEYS_NOT_CONFIGURED),
-        Answer::Plain(Status::TDCS_NOT_ALLOCATED),
-        Answer::Plain(Status::OP_STATE_INCORRECT),
-        Answer::About(Status::OPERAND_INVALID, &[Operand::Rcx]),
-        Answer::About(Status::EPT_WALK_FAILED, &[Operand::Rcx]),
+        Answer::TD_STATE,
+        Answer::SEPT_WALK,
         Answer::About(Status::EPT_ENTRY_STATE_INCORRECT, &[Operand::Rcx]),
         Answer::Page(Operand::R8),
     ],
     ..LeafInfo::NEW
 };
+
+const TD: TdAccess = TdAccess::of(&INFO);
+const SEPT: SeptAccess = SeptAccess::of(&INFO);
+const PAGE: LeafLock = INFO.lock(LockOf::PageR8);
 
 /// The bit of RDX that accepts a table which is already there.
 const ALLOW_EXISTING: u64 = 1 << 0;
@@ -63,8 +64,7 @@ const RESERVED: u64 = 0xfff0_0000_0000_0ffe;
 const IGNORED: u64 = 1 << 63;
 
 pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResult {
-    let (rcx, rdx) = (regs.rcx, regs.rdx);
-    (regs.rcx, regs.rdx) = (0, 0);
+    let (rcx, rdx) = regs.take_rcx_rdx();
 
     if call.version > 1 {
         return Err(Status::OPERAND_INVALID.on(Operand::Rax));
@@ -72,28 +72,21 @@ pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResul
     if rdx & RESERVED != 0 {
         return Err(Status::OPERAND_INVALID.on(Operand::Rdx));
     }
-    let td = LockedTd::lock(call, rdx & !ALLOW_EXISTING, Operand::Rdx, LockMode::Shared)?;
-    let tdcs = td.check_and_lock(INFO.op_states)?;
-    let operand = GpaOperand::decode(rcx, 1..=tdcs.root_level())?;
-    let entry = LockedEntry::lock(call, &tdcs, operand, LockMode::Shared, regs)?;
-    if !matches!(entry.state(), SeptState::Free | SeptState::Table) {
-        return Err(entry.walk.fail(regs, Status::EPT_ENTRY_STATE_INCORRECT));
-    }
+    let td = TD.open(call, rdx & !ALLOW_EXISTING)?;
+    let entry = SEPT.open(&td, rcx, 1..=td.root_level(), regs)?;
+    let is_table = entry.state() == SeptState::Table;
+    entry.check(is_table || entry.state() == SeptState::Free, regs)?;
     if regs.r8 == u64::MAX {
         return Err(Status::OPERAND_INVALID.on(Operand::R8));
     }
-    if entry.state() != SeptState::Free {
-        if rdx & ALLOW_EXISTING == 0 {
-            return Err(entry.walk.fail(regs, Status::EPT_ENTRY_STATE_INCORRECT));
-        }
-        return Ok(());
+    if is_table {
+        return entry.check(rdx & ALLOW_EXISTING != 0, regs);
     }
-    let page = pamt::lock_free(call, regs.r8 & !IGNORED, Operand::R8, 0)?;
+    let page = pamt::lock_free(call, regs.r8 & !IGNORED, &PAGE, 0)?;
 
     sept::fill_free(call.platform, page.pa);
     entry.set(SeptEntry::table(page.pa));
-    td.add_children(1);
-    page.assign(PageType::Ept, td.tdr);
+    td.adopt(&page, PageType::Ept);
     if call.version > 0 {
         // Of the pages given for the TD and its L2 VMs, this one is used up.
         regs.r8 = u64::MAX;

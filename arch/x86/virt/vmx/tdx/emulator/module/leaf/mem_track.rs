@@ -3,9 +3,9 @@
 //! TDH.MEM.TRACK: start a new TLB epoch of a TD.
 
 use super::prelude::*;
-use crate::module::td::{
-    LockedTd,
-    TdcsField, //
+use crate::module::{
+    open::TdAccess,
+    td::TdcsField, //
 };
 
 pub(super) const INFO: LeafInfo = LeafInfo {
@@ -13,30 +13,28 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     name: "MEM.TRACK",
     op_states: 0x3fe,
     locks: &[
-        LeafLock::shared("TDR", Operand::Rcx),
-        LeafLock::shared("OP_STATE", Operand::OpState),
-        LeafLock::exclusive("epoch", Operand::TdEpoch),
+        LeafLock::shared(LockOf::Tdr, Operand::Rcx),
+        LeafLock::shared(LockOf::OpState, Operand::OpState),
+        LeafLock::exclusive(LockOf::Epoch, Operand::TdEpoch),
     ],
     operands: &[("RCX", "TDR")],
     answers: &[
         Answer::Page(Operand::Rcx),
-        Answer::Plain(Status::TD_FATAL),
-        Answer::Plain(Status::TD_KEYS_NOT_CONFIGURED),
-        Answer::Plain(Status::TDCS_NOT_ALLOCATED),
-        Answer::Plain(Status::OP_STATE_INCORRECT),
+        Answer::TD_STATE,
         Answer::Plain(Status::PREVIOUS_TLB_EPOCH_BUSY),
     ],
     ..LeafInfo::NEW
 };
 
+const TD: TdAccess = TdAccess::of(&INFO);
+
 pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResult {
-    let td = LockedTd::lock(call, regs.rcx, Operand::Rcx, LockMode::Shared)?;
-    let tdcs = td.check_and_lock(INFO.op_states)?;
-    let _epoch = tdcs.lock_epoch(LockMode::Exclusive)?;
-    let epoch = tdcs.get(TdcsField::Epoch);
-    if tdcs.epoch_users(epoch.wrapping_sub(1)) != 0 {
+    let td = TD.open(call, regs.rcx)?;
+    let _epoch = td.lock_epoch(LockMode::Exclusive)?;
+    let epoch = td.get(TdcsField::Epoch);
+    if td.epoch_users(epoch.wrapping_sub(1)) != 0 {
         return Err(Status::PREVIOUS_TLB_EPOCH_BUSY);
     }
-    tdcs.set(TdcsField::Epoch, epoch.wrapping_add(1));
+    td.set(TdcsField::Epoch, epoch.wrapping_add(1));
     Ok(())
 }

@@ -26,8 +26,8 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     number: 1,
     name: "MNG.ADDCX",
     locks: &[
-        LeafLock::exclusive("TDR", Operand::Rdx),
-        LeafLock::exclusive("page RCX", Operand::Rcx),
+        LeafLock::exclusive(LockOf::Tdr, Operand::Rdx),
+        LeafLock::exclusive(LockOf::PageRcx, Operand::Rcx),
     ],
     operands: &[("RCX", "page to give, free"), ("RDX", "TDR")],
     answers: &[
@@ -42,10 +42,13 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     ..LeafInfo::NEW
 };
 
+const TDR: LeafLock = INFO.lock(LockOf::Tdr);
+const PAGE: LeafLock = INFO.lock(LockOf::PageRcx);
+
 pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResult {
     let platform = call.platform;
 
-    let td = LockedTd::lock(call, regs.rdx, Operand::Rdx, LockMode::Exclusive)?;
+    let td = LockedTd::lock(call, regs.rdx, &TDR)?;
     if td.is_fatal() {
         return Err(Status::TD_FATAL);
     }
@@ -56,7 +59,7 @@ pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResul
     if index >= MAX_TDCS_PAGES {
         return Err(Status::TDCX_NUM_INCORRECT);
     }
-    let page = pamt::lock_free(call, regs.rcx, Operand::Rcx, 0)?;
+    let page = pamt::lock_free(call, regs.rcx, &PAGE, 0)?;
 
     // The page is filled before the last checks, as the real module does it.
     match index {
@@ -72,7 +75,6 @@ pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResul
     }
 
     td.add_tdcs_page(page.pa);
-    td.add_children(1);
-    page.assign(PageType::Tdcx, td.tdr);
+    td.adopt(&page, PageType::Tdcx);
     Ok(())
 }

@@ -21,8 +21,8 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     number: 9,
     name: "MNG.CREATE",
     locks: &[
-        LeafLock::exclusive("page RCX", Operand::Rcx),
-        LeafLock::exclusive("KOT", Operand::Kot),
+        LeafLock::exclusive(LockOf::PageRcx, Operand::Rcx),
+        LeafLock::exclusive(LockOf::Kot, Operand::Kot),
     ],
     operands: &[("RCX", "page to give, free"), ("RDX", "HKID")],
     answers: &[
@@ -34,6 +34,8 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     ..LeafInfo::NEW
 };
 
+const PAGE: LeafLock = INFO.lock(LockOf::PageRcx);
+
 pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResult {
     let (module, platform) = (call.module, call.platform);
     let tdr = regs.rcx;
@@ -42,7 +44,7 @@ pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResul
     if regs.rdx >> 16 != 0 || !address::is_private_hkid(platform, hkid) {
         return Err(Status::OPERAND_INVALID.on(Operand::Rdx));
     }
-    let page = pamt::lock_free(call, tdr, Operand::Rcx, 0)?;
+    let page = pamt::lock_free(call, tdr, &PAGE, 0)?;
     let _kot = module.kot.lock(call, LockMode::Exclusive)?;
     if module.kot.get(hkid).state != KotState::Free {
         return Err(Status::HKID_NOT_FREE);

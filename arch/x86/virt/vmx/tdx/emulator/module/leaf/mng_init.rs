@@ -7,10 +7,8 @@ use super::{
     sys_init::LIMIT_CPUID, //
 };
 use crate::module::{
-    td::{
-        LockedTd,
-        OpState, //
-    },
+    open::TdAccess,
+    td::OpState,
     td_params::{
         self,
         TD_PARAMS_SIZE, //
@@ -21,7 +19,7 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     number: 21,
     name: "MNG.INIT",
     op_states: OpState::Uninitialized.bit(),
-    locks: &[LeafLock::exclusive("TDR", Operand::Rcx)],
+    locks: &[LeafLock::exclusive(LockOf::Tdr, Operand::Rcx)],
     operands: &[("RCX", "TDR"), ("RDX", "TD_PARAMS, of the host")],
     results: &[(
         "RCX",
@@ -30,10 +28,7 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     answers: &[
         Answer::Plain(Status::LIMIT_CPUID_MAXVAL_SET),
         Answer::Page(Operand::Rcx),
-        Answer::Plain(Status::TD_FATAL),
-        Answer::Plain(Status::TD_KEYS_NOT_CONFIGURED),
-        Answer::Plain(Status::TDCS_NOT_ALLOCATED),
-        Answer::Plain(Status::OP_STATE_INCORRECT),
+        Answer::TD_STATE,
         Answer::About(
             Status::OPERAND_INVALID,
             &[
@@ -56,6 +51,8 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     ..LeafInfo::NEW
 };
 
+const TD: TdAccess = TdAccess::of(&INFO);
+
 pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResult {
     let platform = call.platform;
     let tdr = regs.rcx;
@@ -64,13 +61,12 @@ pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResul
     if platform.msrs().misc_enable & LIMIT_CPUID != 0 {
         return Err(Status::LIMIT_CPUID_MAXVAL_SET);
     }
-    let td = LockedTd::lock(call, tdr, Operand::Rcx, LockMode::Exclusive)?;
-    let tdcs = td.check(INFO.op_states)?;
+    let td = TD.open(call, tdr)?;
     let Some(params) = address::shared(platform, regs.rdx, TD_PARAMS_SIZE) else {
         return Err(Status::OPERAND_INVALID.on(Operand::Rdx));
     };
-    td_params::apply(&tdcs, params, regs)?;
-    tdcs.measurement_init();
-    tdcs.set_op_state(OpState::Initialized);
+    td_params::apply(&td, params, regs)?;
+    td.measurement_init();
+    td.set_op_state(OpState::Initialized);
     Ok(())
 }

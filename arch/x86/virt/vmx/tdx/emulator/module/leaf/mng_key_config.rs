@@ -16,8 +16,8 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     number: 8,
     name: "MNG.KEY.CONFIG",
     locks: &[
-        LeafLock::exclusive("TDR", Operand::Rcx),
-        LeafLock::exclusive("KET", Operand::Ket),
+        LeafLock::exclusive(LockOf::Tdr, Operand::Rcx),
+        LeafLock::exclusive(LockOf::Ket, Operand::Ket),
     ],
     operands: &[("RCX", "TDR")],
     answers: &[
@@ -30,10 +30,12 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     ..LeafInfo::NEW
 };
 
+const TDR: LeafLock = INFO.lock(LockOf::Tdr);
+
 pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResult {
     let platform = call.platform;
 
-    let td = LockedTd::lock(call, regs.rcx, Operand::Rcx, LockMode::Exclusive)?;
+    let td = LockedTd::lock(call, regs.rcx, &TDR)?;
     if td.is_fatal() {
         return Err(Status::TD_FATAL);
     }

@@ -16,8 +16,8 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     number: 20,
     name: "MNG.KEY.FREEID",
     locks: &[
-        LeafLock::exclusive("TDR", Operand::Rcx),
-        LeafLock::exclusive("KOT", Operand::Kot),
+        LeafLock::exclusive(LockOf::Tdr, Operand::Rcx),
+        LeafLock::exclusive(LockOf::Kot, Operand::Kot),
     ],
     operands: &[("RCX", "TDR")],
     answers: &[
@@ -28,10 +28,12 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     ..LeafInfo::NEW
 };
 
+const TDR: LeafLock = INFO.lock(LockOf::Tdr);
+
 pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResult {
     let module = call.module;
 
-    let td = LockedTd::lock(call, regs.rcx, Operand::Rcx, LockMode::Exclusive)?;
+    let td = LockedTd::lock(call, regs.rcx, &TDR)?;
     if td.life_cycle() != LifeCycle::Blocked {
         return Err(Status::LIFECYCLE_STATE_INCORRECT);
     }

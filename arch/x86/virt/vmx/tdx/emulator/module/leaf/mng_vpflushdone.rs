@@ -18,8 +18,8 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     number: 19,
     name: "MNG.VPFLUSHDONE",
     locks: &[
-        LeafLock::exclusive("TDR", Operand::Rcx),
-        LeafLock::exclusive("KOT", Operand::Kot),
+        LeafLock::exclusive(LockOf::Tdr, Operand::Rcx),
+        LeafLock::exclusive(LockOf::Kot, Operand::Kot),
     ],
     operands: &[("RCX", "TDR")],
     answers: &[
@@ -30,10 +30,12 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     ..LeafInfo::NEW
 };
 
+const TDR: LeafLock = INFO.lock(LockOf::Tdr);
+
 pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResult {
     let (module, platform) = (call.module, call.platform);
 
-    let td = LockedTd::lock(call, regs.rcx, Operand::Rcx, LockMode::Exclusive)?;
+    let td = LockedTd::lock(call, regs.rcx, &TDR)?;
     let _kot = module.kot.lock(call, LockMode::Exclusive)?;
     let life_cycle = td.life_cycle();
     if !matches!(

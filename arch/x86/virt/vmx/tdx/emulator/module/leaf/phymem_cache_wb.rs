@@ -8,8 +8,8 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     number: 40,
     name: "PHYMEM.CACHE.WB",
     locks: &[
-        LeafLock::exclusive("WBT entry", Operand::Wbcache),
-        LeafLock::shared("KOT", Operand::Kot),
+        LeafLock::exclusive(LockOf::WbtEntry, Operand::Wbcache),
+        LeafLock::shared(LockOf::Kot, Operand::Kot),
     ],
     operands: &[("RCX", "0: begin, 1: go on")],
     answers: &[

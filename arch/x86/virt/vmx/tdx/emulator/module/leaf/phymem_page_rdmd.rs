@@ -11,7 +11,7 @@ use crate::module::pamt::{
 pub(super) const INFO: LeafInfo = LeafInfo {
     number: 24,
     name: "PHYMEM.PAGE.RDMD",
-    locks: &[LeafLock::shared("page RCX", Operand::Rcx)],
+    locks: &[LeafLock::shared(LockOf::PageRcx, Operand::Rcx)],
     operands: &[("RCX", "page")],
     results: &[
         ("RCX", "type"),
@@ -27,12 +27,12 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     ..LeafInfo::NEW
 };
 
-pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResult {
-    let pa = regs.rcx;
-    (regs.rcx, regs.rdx, regs.r8) = (0, 0, 0);
-    (regs.r9, regs.r10, regs.r11) = (0, 0, 0);
+const PAGE: LeafLock = INFO.lock(LockOf::PageRcx);
 
-    let page = pamt::lock_any(call, pa, Operand::Rcx, LockMode::Shared)?;
+pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResult {
+    let pa = regs.take_page();
+
+    let page = pamt::lock_any(call, pa, &PAGE)?;
     let page_type = page.page_type().unwrap_or(PageType::Rsvd);
     regs.rcx = page_type as u64;
     regs.rdx = page.owner();

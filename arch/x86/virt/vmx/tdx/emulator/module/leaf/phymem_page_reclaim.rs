@@ -20,8 +20,8 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     number: 28,
     name: "PHYMEM.PAGE.RECLAIM",
     locks: &[
-        LeafLock::exclusive("page RCX", Operand::Rcx),
-        LeafLock::shared("TDR", Operand::Tdr),
+        LeafLock::exclusive(LockOf::PageRcx, Operand::Rcx),
+        LeafLock::shared(LockOf::Tdr, Operand::Tdr),
     ],
     operands: &[("RCX", "page")],
     results: &[
@@ -38,12 +38,13 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     ..LeafInfo::NEW
 };
 
-pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResult {
-    let pa = regs.rcx;
-    (regs.rcx, regs.rdx, regs.r8) = (0, 0, 0);
-    (regs.r9, regs.r10, regs.r11) = (0, 0, 0);
+const PAGE: LeafLock = INFO.lock(LockOf::PageRcx);
+const TDR: LeafLock = INFO.lock(LockOf::Tdr);
 
-    let page = pamt::lock_any(call, pa, Operand::Rcx, LockMode::Exclusive)?;
+pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResult {
+    let pa = regs.take_page();
+
+    let page = pamt::lock_any(call, pa, &PAGE)?;
     let page_type = match page.page_type() {
         None | Some(PageType::Nda | PageType::Rsvd) => {
             return Err(Status::PAGE_METADATA_INCORRECT.on(Operand::Rcx));
@@ -66,10 +67,9 @@ pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResul
         call.module.unlist_td(td.tdr);
         page.free();
     } else {
-        let td = LockedTd::lock_owner(call, page.owner(), LockMode::Shared)?;
+        let td = LockedTd::lock_owner(call, page.owner(), &TDR)?;
         check_teardown(&td)?;
-        td.remove_children(page.pages());
-        page.free();
+        td.give_back(&page);
     }
     Ok(())
 }

@@ -14,11 +14,13 @@ use crate::module::{
 pub(super) const INFO: LeafInfo = LeafInfo {
     number: 41,
     name: "PHYMEM.PAGE.WBINVD",
-    locks: &[LeafLock::shared("page RCX", Operand::Rcx)],
+    locks: &[LeafLock::shared(LockOf::PageRcx, Operand::Rcx)],
     operands: &[("RCX", "page, with the HKID")],
     answers: &[Answer::Page(Operand::Rcx)],
     ..LeafInfo::NEW
 };
+
+const PAGE: LeafLock = INFO.lock(LockOf::PageRcx);
 
 pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResult {
     let platform = call.platform;
@@ -26,7 +28,7 @@ pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResul
     let aligned = address::is_aligned(regs.rcx, PAGE_SIZE);
     let split = address::split(platform, regs.rcx).filter(|_| aligned);
     let (pa, hkid) = split.ok_or(Status::OPERAND_INVALID.on(Operand::Rcx))?;
-    let _page = pamt::lock_explicit(call, pa, Operand::Rcx, 0, LockMode::Shared, PageType::Nda)?;
+    let _page = pamt::lock_explicit(call, pa, &PAGE, 0, PageType::Nda)?;
     platform.flush_page(pa, hkid);
     Ok(())
 }

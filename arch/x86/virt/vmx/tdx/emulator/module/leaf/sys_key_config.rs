@@ -11,7 +11,7 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     early: true,
     locks: &[
         LeafLock::global(LockMode::Exclusive),
-        LeafLock::exclusive("KET", Operand::Ket),
+        LeafLock::exclusive(LockOf::Ket, Operand::Ket),
     ],
     answers: &[
         Answer::Plain(Status::SYS_KEY_CONFIG_NOT_PENDING),

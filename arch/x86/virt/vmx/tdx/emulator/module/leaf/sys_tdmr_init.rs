@@ -11,7 +11,7 @@ use crate::module::{
 pub(super) const INFO: LeafInfo = LeafInfo {
     number: 36,
     name: "SYS.TDMR.INIT",
-    locks: &[LeafLock::exclusive("TDMR", Operand::Rcx)],
+    locks: &[LeafLock::exclusive(LockOf::Tdmr, Operand::Rcx)],
     operands: &[("RCX", "first address of a TDMR")],
     results: &[("RDX", "where initialised memory ends")],
     answers: &[

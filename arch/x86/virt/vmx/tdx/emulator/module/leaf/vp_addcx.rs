@@ -5,12 +5,12 @@
 use super::prelude::*;
 use crate::module::{
     address::PAGE_SIZE,
+    open::VpAccess,
     pamt::{
         self,
         PageType, //
     },
     vp::{
-        LockedVp,
         VcpuState,
         VpField,
         MAX_TDVPS_PAGES, //
@@ -22,18 +22,15 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     name: "VP.ADDCX",
     op_states: 0x082,
     locks: &[
-        LeafLock::exclusive("TDVPR", Operand::Rdx),
-        LeafLock::shared("TDR", Operand::Tdr),
-        LeafLock::shared("OP_STATE", Operand::OpState),
-        LeafLock::exclusive("page RCX", Operand::Rcx),
+        LeafLock::exclusive(LockOf::Tdvpr, Operand::Rdx),
+        LeafLock::shared(LockOf::Tdr, Operand::Tdr),
+        LeafLock::shared(LockOf::OpState, Operand::OpState),
+        LeafLock::exclusive(LockOf::PageRcx, Operand::Rcx),
     ],
     operands: &[("RCX", "page to give, free"), ("RDX", "TDVPR")],
     answers: &[
         Answer::Page(Operand::Rdx),
-        Answer::Plain(Status::TD_FATAL),
-        Answer::Plain(Status::TD_KEYS_NOT_CONFIGURED),
-        Answer::Plain(Status::TDCS_NOT_ALLOCATED),
-        Answer::Plain(Status::OP_STATE_INCORRECT),
+        Answer::TD_STATE,
         Answer::Plain(Status::VCPU_STATE_INCORRECT),
         Answer::Plain(Status::TDCX_NUM_INCORRECT),
         Answer::Page(Operand::Rcx),
@@ -41,26 +38,21 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     ..LeafInfo::NEW
 };
 
+const VP: VpAccess = VpAccess::of(&INFO);
+const PAGE: LeafLock = INFO.lock(LockOf::PageRcx);
+
 pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResult {
-    let vp = LockedVp::lock(
-        call,
-        regs.rdx,
-        Operand::Rdx,
-        LockMode::Exclusive,
-        LockMode::Shared,
-    )?;
-    let _tdcs = vp.td.check_and_lock(INFO.op_states)?;
+    let vp = VP.open(call, regs.rdx)?;
     if vp.state() != VcpuState::Uninitialized {
         return Err(Status::VCPU_STATE_INCORRECT);
     }
     if vp.get(VpField::Pages) >= MAX_TDVPS_PAGES {
         return Err(Status::TDCX_NUM_INCORRECT);
     }
-    let page = pamt::lock_free(call, regs.rcx, Operand::Rcx, 0)?;
+    let page = pamt::lock_free(call, regs.rcx, &PAGE, 0)?;
 
     call.platform.fill(page.pa, PAGE_SIZE, 0);
     vp.add_page(page.pa);
-    vp.td.add_children(1);
-    page.assign(PageType::Tdcx, vp.td.tdr);
+    vp.td.adopt(&page, PageType::Tdcx);
     Ok(())
 }

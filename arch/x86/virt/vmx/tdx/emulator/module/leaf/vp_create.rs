@@ -5,11 +5,11 @@
 use super::prelude::*;
 use crate::module::{
     address::PAGE_SIZE,
+    open::TdAccess,
     pamt::{
         self,
         PageType, //
     },
-    td::LockedTd,
     vp::{
         VpField,
         NO_LP, //
@@ -21,34 +21,32 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     name: "VP.CREATE",
     op_states: 0x082,
     locks: &[
-        LeafLock::shared("TDR", Operand::Rdx),
-        LeafLock::shared("OP_STATE", Operand::OpState),
-        LeafLock::exclusive("page RCX", Operand::Rcx),
+        LeafLock::shared(LockOf::Tdr, Operand::Rdx),
+        LeafLock::shared(LockOf::OpState, Operand::OpState),
+        LeafLock::exclusive(LockOf::PageRcx, Operand::Rcx),
     ],
     operands: &[("RCX", "page to give, free"), ("RDX", "TDR")],
     answers: &[
         Answer::Page(Operand::Rdx),
-        Answer::Plain(Status::TD_FATAL),
-        Answer::Plain(Status::TD_KEYS_NOT_CONFIGURED),
-        Answer::Plain(Status::TDCS_NOT_ALLOCATED),
-        Answer::Plain(Status::OP_STATE_INCORRECT),
+        Answer::TD_STATE,
         Answer::Page(Operand::Rcx),
     ],
     ..LeafInfo::NEW
 };
 
+const TD: TdAccess = TdAccess::of(&INFO);
+const PAGE: LeafLock = INFO.lock(LockOf::PageRcx);
+
 pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResult {
     let platform = call.platform;
 
-    let td = LockedTd::lock(call, regs.rdx, Operand::Rdx, LockMode::Shared)?;
-    let _tdcs = td.check_and_lock(INFO.op_states)?;
-    let page = pamt::lock_free(call, regs.rcx, Operand::Rcx, 0)?;
+    let td = TD.open(call, regs.rdx)?;
+    let page = pamt::lock_free(call, regs.rcx, &PAGE, 0)?;
 
     platform.fill(page.pa, PAGE_SIZE, 0);
     let field = |field: VpField| page.pa.wrapping_add(field as u64);
     platform.write64(field(VpField::AssociatedLp), NO_LP);
     platform.write64(field(VpField::Pages), 1);
-    td.add_children(1);
-    page.assign(PageType::Tdvpr, td.tdr);
+    td.adopt(&page, PageType::Tdvpr);
     Ok(())
 }

@@ -13,6 +13,10 @@ use super::{
 };
 use crate::module::{
     locks::fetch_add,
+    open::{
+        OpenVp,
+        VpAccess, //
+    },
     platform::{
         GuestExit,
         GuestVcpu, //
@@ -21,13 +25,9 @@ use crate::module::{
         self,
         SeptState, //
     },
-    td::{
-        Tdcs,
-        TdcsField, //
-    },
+    td::TdcsField,
     td_params::ATTRIBUTE_SEPT_VE_DISABLE,
     vp::{
-        LockedVp,
         VcpuState,
         VpField, //
     },
@@ -39,10 +39,10 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     name: "VP.ENTER",
     op_states: 0x20c,
     locks: &[
-        LeafLock::shared("TDVPR", Operand::Rcx),
-        LeafLock::shared("TDR", Operand::Tdr),
-        LeafLock::shared("OP_STATE", Operand::OpState),
-        LeafLock::shared("epoch", Operand::TdEpoch),
+        LeafLock::shared(LockOf::Tdvpr, Operand::Rcx),
+        LeafLock::shared(LockOf::Tdr, Operand::Tdr),
+        LeafLock::shared(LockOf::OpState, Operand::OpState),
+        LeafLock::shared(LockOf::Epoch, Operand::TdEpoch),
     ],
     operands: &[(
         "RCX",
@@ -55,13 +55,8 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     answers: &[
         Answer::Plain(Status::LIMIT_CPUID_MAXVAL_SET),
         Answer::Page(Operand::Rcx),
-        Answer::Plain(Status::TD_FATAL),
-        Answer::Plain(Status::TD_KEYS_NOT_CONFIGURED),
-        Answer::Plain(Status::TDCS_NOT_ALLOCATED),
-        Answer::Plain(Status::OP_STATE_INCORRECT),
-        Answer::Plain(Status::TDCX_NUM_INCORRECT),
-        Answer::Plain(Status::VCPU_STATE_INCORRECT),
-        Answer::Plain(Status::VCPU_ASSOCIATED),
+        Answer::TD_STATE,
+        Answer::ASSOCIATION,
         Answer::Detailed(Status::INCONSISTENT_MSR, "MSR"),
         Answer::Plain(Status::TSC_ROLLBACK),
         Answer::About(Status::OPERAND_BUSY, &[Operand::SeptTree]),
@@ -70,6 +65,8 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     ],
     ..LeafInfo::NEW
 };
+
+const VP: VpAccess = VpAccess::of(&INFO);
 
 /// The exit reason of a vCPU that nobody can run: entry failed because of the guest's state.
 ///
@@ -110,17 +107,7 @@ pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResul
     if regs.rcx & !(TDVPR | HOST_RECOVERABILITY_HINT | RESUME_L1) != 0 {
         return Err(invalid);
     }
-    let tdvpr = regs.rcx & TDVPR;
-    let vp = LockedVp::lock(
-        call,
-        tdvpr,
-        Operand::Rcx,
-        LockMode::Shared,
-        LockMode::Shared,
-    )?;
-    let tdcs = vp.td.check_and_lock(INFO.op_states)?;
-    vp.check_complete(&tdcs)?;
-    vp.associate(&tdcs, false)?;
+    let mut vp = VP.open_associated(call, regs.rcx & TDVPR, false)?;
     let hint = regs.rcx & HOST_RECOVERABILITY_HINT != 0;
     // There are no L2 VMs, so it is always the L1 VM that runs.
     if hint && vp.get(VpField::LastExit) != ASYNC_TRAP || regs.rcx & RESUME_L1 != 0 {
@@ -134,13 +121,13 @@ pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResul
     }
 
     let epoch = {
-        let _lock = tdcs.lock_epoch(LockMode::Shared)?;
-        let epoch = tdcs.get(TdcsField::Epoch);
-        fetch_add(platform, tdcs.epoch_users_pa(epoch), 1);
+        let _lock = vp.td.lock_epoch(LockMode::Shared)?;
+        let epoch = vp.td.get(TdcsField::Epoch);
+        fetch_add(platform, vp.td.epoch_users_pa(epoch), 1);
         epoch
     };
-    let users = tdcs.epoch_users_pa(epoch);
-    match stepped_fault(&vp, &tdcs) {
+    let users = vp.td.epoch_users_pa(epoch);
+    match stepped_fault(&vp) {
         Ok(None) => {}
         Ok(Some(gpa)) => {
             fetch_add(platform, users, u64::MAX);
@@ -157,12 +144,8 @@ pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResul
 
     vp.set(VpField::Epoch, epoch);
     vp.set_state(VcpuState::Active);
-    let exit = {
-        let view = tdcs.unlocked();
-        // The guest runs without the operation state being locked.
-        drop(tdcs);
-        run_guest(&vp, &view)
-    };
+    vp.td.unlock_op_state();
+    let exit = run_guest(&vp);
     fetch_add(platform, users, u64::MAX);
     vp.set_state(VcpuState::Ready);
     vp.set(VpField::LastExit, 0);
@@ -178,10 +161,11 @@ struct Exit {
 }
 
 /// Runs the guest until it exits for a reason that is the host's to know.
-fn run_guest<P: Platform>(vp: &LockedVp<'_, P>, tdcs: &Tdcs<'_, P>) -> Exit {
+fn run_guest<P: Platform>(vp: &OpenVp<'_, P>) -> Exit {
+    let tdcs = &*vp.td;
     let mut vcpu = GuestVcpu {
         tdvpr: vp.tdvpr(),
-        tdr: vp.td.tdr,
+        tdr: tdcs.tdr,
         index: vp.get(VpField::Index) as u32,
         inject_ve: false,
     };
@@ -228,10 +212,8 @@ fn run_guest<P: Platform>(vp: &LockedVp<'_, P>, tdcs: &Tdcs<'_, P>) -> Exit {
 
 /// Looks for an address that the host may use to step the guest: one that faulted often at the same
 /// instruction, and would again.
-fn stepped_fault<P: Platform>(
-    vp: &LockedVp<'_, P>,
-    tdcs: &Tdcs<'_, P>,
-) -> Result<Option<u64>, Status> {
+fn stepped_fault<P: Platform>(vp: &OpenVp<'_, P>) -> Result<Option<u64>, Status> {
+    let tdcs = &*vp.td;
     if vp.get(VpField::FaultListLength) == 0 {
         return Ok(None);
     }
@@ -251,14 +233,10 @@ fn clear_outputs(regs: &mut Regs) {
 }
 
 /// Sets the registers that tell the host about a VM exit.
-fn leave<P: Platform>(vp: &LockedVp<'_, P>, exit: Exit, regs: &mut Regs) -> LeafResult {
+fn leave<P: Platform>(vp: &OpenVp<'_, P>, exit: Exit, regs: &mut Regs) -> LeafResult {
     clear_outputs(regs);
-    let tdcs = vp.td.tdcs();
-    let no_rbp_mod = |tdcs: &Tdcs<'_, P>| tdcs.get(TdcsField::ConfigFlags) & NO_RBP_MOD != 0;
-    let keeps_rbp = tdcs
-        .as_ref()
-        .is_some_and(|tdcs| tdcs.call().module.profile().keeps_rbp && no_rbp_mod(tdcs));
-    if !keeps_rbp {
+    let no_rbp_mod = vp.td.get(TdcsField::ConfigFlags) & NO_RBP_MOD != 0;
+    if !(no_rbp_mod && vp.td.call().module.profile().keeps_rbp) {
         regs.rbp = 0;
     }
     match exit.exit {

@@ -12,8 +12,8 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     number: 18,
     name: "VP.FLUSH",
     locks: &[
-        LeafLock::exclusive("TDVPR", Operand::Rcx),
-        LeafLock::shared("TDR", Operand::Tdr),
+        LeafLock::exclusive(LockOf::Tdvpr, Operand::Rcx),
+        LeafLock::shared(LockOf::Tdr, Operand::Tdr),
     ],
     operands: &[("RCX", "TDVPR")],
     answers: &[
@@ -26,18 +26,15 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     ..LeafInfo::NEW
 };
 
+const TDVPR: LeafLock = INFO.lock(LockOf::Tdvpr);
+const TDR: LeafLock = INFO.lock(LockOf::Tdr);
+
 pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResult {
-    let vp = LockedVp::lock(
-        call,
-        regs.rcx,
-        Operand::Rcx,
-        LockMode::Exclusive,
-        LockMode::Shared,
-    )?;
-    if vp.td.life_cycle() != LifeCycle::KeysConfigured {
+    let LockedVp { vp, td, .. } = &LockedVp::lock(call, regs.rcx, &TDVPR, &TDR)?;
+    if td.life_cycle() != LifeCycle::KeysConfigured {
         return Err(Status::TD_KEYS_NOT_CONFIGURED);
     }
-    let tdcs = vp.td.tdcs().ok_or(Status::TDCS_NOT_ALLOCATED)?;
+    let tdcs = td.tdcs().ok_or(Status::TDCS_NOT_ALLOCATED)?;
     vp.check_complete(&tdcs)?;
     vp.dissociate(&tdcs)
 }

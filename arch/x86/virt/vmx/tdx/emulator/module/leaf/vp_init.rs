@@ -6,12 +6,12 @@ use super::prelude::*;
 use crate::module::{
     cpuid,
     locks::fetch_add,
+    open::VpAccess,
     td::{
         Tdcs,
         TdcsField, //
     },
     vp::{
-        LockedVp,
         VcpuState,
         VpField, //
     },
@@ -21,7 +21,7 @@ use crate::module::{
 /// With x2APIC ids, which no two vCPUs of a TD may share, it is exclusive.
 const TDR_LOCK: LeafLock = LeafLock {
     strict: LockMode::Exclusive,
-    ..LeafLock::shared("TDR", Operand::Tdr)
+    ..LeafLock::shared(LockOf::Tdr, Operand::Tdr)
 };
 
 pub(super) const INFO: LeafInfo = LeafInfo {
@@ -30,9 +30,9 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     versions: Versions::TwoWithTopology,
     op_states: 0x002,
     locks: &[
-        LeafLock::exclusive("TDVPR", Operand::Rcx),
+        LeafLock::exclusive(LockOf::Tdvpr, Operand::Rcx),
         TDR_LOCK,
-        LeafLock::shared("OP_STATE", Operand::OpState),
+        LeafLock::shared(LockOf::OpState, Operand::OpState),
     ],
     operands: &[
         ("RCX", "TDVPR"),
@@ -41,10 +41,7 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     ],
     answers: &[
         Answer::Page(Operand::Rcx),
-        Answer::Plain(Status::TD_FATAL),
-        Answer::Plain(Status::TD_KEYS_NOT_CONFIGURED),
-        Answer::Plain(Status::TDCS_NOT_ALLOCATED),
-        Answer::Plain(Status::OP_STATE_INCORRECT),
+        Answer::TD_STATE,
         Answer::Plain(Status::TDCX_NUM_INCORRECT),
         Answer::Plain(Status::VCPU_STATE_INCORRECT),
         Answer::Plain(Status::MAX_VCPUS_EXCEEDED),
@@ -55,6 +52,8 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     ..LeafInfo::NEW
 };
 
+const VP: VpAccess = VpAccess::of(&INFO);
+
 pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResult {
     let (module, platform) = (call.module, call.platform);
     let with_x2apic_id = call.version == 1;
@@ -62,10 +61,9 @@ pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResul
     if call.version > 1 {
         return Err(Status::OPERAND_INVALID.on(Operand::Rax));
     }
-    let td_mode = TDR_LOCK.mode_in(call.version, module.profile());
-    let vp = LockedVp::lock(call, regs.rcx, Operand::Rcx, LockMode::Exclusive, td_mode)?;
-    let tdcs = vp.td.check_and_lock(INFO.op_states)?;
-    vp.check_complete(&tdcs)?;
+    let vp = VP.open(call, regs.rcx)?;
+    let tdcs = &*vp.td;
+    vp.check_complete(tdcs)?;
     if vp.state() != VcpuState::Uninitialized {
         return Err(Status::VCPU_STATE_INCORRECT);
     }
@@ -81,7 +79,7 @@ pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResul
             return Err(Status::OPERAND_INVALID.on(Operand::R8));
         };
         // After these failures the number of vCPUs stays, as in the real module.
-        take_x2apic_id(&tdcs, index, id)?;
+        take_x2apic_id(tdcs, index, id)?;
         vp.set(VpField::X2apicId, u64::from(id));
     } else {
         tdcs.set(TdcsField::TopologyConfigured, 0);
@@ -95,11 +93,11 @@ pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResul
     vp.set(VpField::GuestRbx, gpa_width);
     vp.set(VpField::GuestRcx, regs.rdx);
     vp.set(VpField::GuestR8, regs.rdx);
-    vp.set(VpField::GuestRdx, u64::from(cpuid::signature(&tdcs)));
+    vp.set(VpField::GuestRdx, u64::from(cpuid::signature(tdcs)));
     vp.set(VpField::GuestRsi, index);
-    vp.init_vmcs(&tdcs);
+    vp.init_vmcs(tdcs);
     vp.set_state(VcpuState::Ready);
-    vp.associate(&tdcs, false)
+    vp.associate(tdcs, false)
 }
 
 /// Stores the x2APIC id of the vCPU of that index, if no other one has it.

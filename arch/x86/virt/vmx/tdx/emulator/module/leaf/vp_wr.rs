@@ -5,7 +5,7 @@
 use super::prelude::*;
 use crate::module::{
     metadata,
-    vp::LockedVp, //
+    open::VpAccess, //
 };
 
 pub(super) const INFO: LeafInfo = LeafInfo {
@@ -13,9 +13,9 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     name: "VP.WR",
     op_states: 0x7ce,
     locks: &[
-        LeafLock::shared("TDVPR", Operand::Rcx),
-        LeafLock::shared("TDR", Operand::Tdr),
-        LeafLock::shared("OP_STATE", Operand::OpState),
+        LeafLock::shared(LockOf::Tdvpr, Operand::Rcx),
+        LeafLock::shared(LockOf::Tdr, Operand::Tdr),
+        LeafLock::shared(LockOf::OpState, Operand::OpState),
     ],
     operands: &[
         ("RCX", "TDVPR"),
@@ -26,13 +26,8 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     results: &[("R8", "former value")],
     answers: &[
         Answer::Page(Operand::Rcx),
-        Answer::Plain(Status::TD_FATAL),
-        Answer::Plain(Status::TD_KEYS_NOT_CONFIGURED),
-        Answer::Plain(Status::TDCS_NOT_ALLOCATED),
-        Answer::Plain(Status::OP_STATE_INCORRECT),
-        Answer::Plain(Status::TDCX_NUM_INCORRECT),
-        Answer::Plain(Status::VCPU_STATE_INCORRECT),
-        Answer::Plain(Status::VCPU_ASSOCIATED),
+        Answer::TD_STATE,
+        Answer::ASSOCIATION,
         Answer::Plain(Status::METADATA_FIELD_ID_INCORRECT),
         Answer::Plain(Status::METADATA_FIELD_NOT_WRITABLE),
         Answer::Plain(Status::METADATA_FIELD_VALUE_NOT_VALID),
@@ -41,20 +36,13 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     ..LeafInfo::NEW
 };
 
+const VP: VpAccess = VpAccess::of(&INFO);
+
 pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResult {
     let (field, value, mask) = (regs.rdx, regs.r8, regs.r9);
     regs.r8 = 0;
 
-    let vp = LockedVp::lock(
-        call,
-        regs.rcx,
-        Operand::Rcx,
-        LockMode::Shared,
-        LockMode::Shared,
-    )?;
-    let tdcs = vp.td.check_and_lock(INFO.op_states)?;
-    vp.check_complete(&tdcs)?;
-    vp.associate(&tdcs, false)?;
-    regs.r8 = metadata::write_vp(&tdcs, &vp, field, value, mask)?;
+    let vp = VP.open_associated(call, regs.rcx, false)?;
+    regs.r8 = metadata::write_vp(&vp.td, &vp, field, value, mask)?;
     Ok(())
 }
