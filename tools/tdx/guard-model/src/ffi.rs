@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Stands for the crate's `ffi` and `seamcall`: the TD, and what changes or uses it.
+
+use crate::{
+    bindings,
+    kvm::{
+        MmuWriteLocked,
+        Vcpu,
+        Vm, //
+    },
+    ledger::{
+        self,
+        Lock,
+        Mode,
+        State, //
+    },
+    td::{
+        Initialized,
+        LoadedTdVcpu,
+        Td,
+        Uninitialized, //
+    },
+    vm_state_guard::TdxVmStateGuard, //
+};
+use std::{
+    cell::UnsafeCell,
+    mem,
+    ops::Deref, //
+};
+
+/// A VM that is a TD. Its state is in the [`ledger`].
+#[repr(transparent)]
+pub struct KvmTdx(UnsafeCell<bindings::kvm>);
+
+// SAFETY: Shuttle's threads take turns on one of the system's.
+unsafe impl Send for KvmTdx {}
+
+// SAFETY: As above.
+unsafe impl Sync for KvmTdx {}
+
+impl KvmTdx {
+    pub(crate) fn new(vcpus: usize) -> Box<Self> {
+        let mut this = Box::new(Self(UnsafeCell::new(bindings::kvm::new(vcpus))));
+        let kvm: *mut bindings::kvm = this.0.get();
+
+        for vcpu in &mut this.0.get_mut().vcpus {
+            vcpu.kvm = kvm;
+        }
+        this
+    }
+
+    /// Returns what C works on.
+    pub(crate) fn c(&self) -> &bindings::kvm {
+        // SAFETY: Alive, and what changes in it is in cells, but for a counter that has the lock.
+        unsafe { &*self.0.get() }
+    }
+
+    pub(crate) fn set_created_vcpus(&self, n: i32) {
+        assert!(ledger::holds(Lock::Vm));
+        ledger::shared(|shared| shared.created_vcpus = n as usize);
+        // SAFETY: Alive, and `kvm->lock` is held.
+        unsafe { (*self.0.get()).created_vcpus = n };
+    }
+
+    pub(crate) fn is_hkid_assigned(&self) -> bool {
+        ledger::expect_frozen();
+        ledger::shared(|shared| shared.state != State::Uninitialized)
+    }
+
+    pub(crate) fn is_runnable(&self) -> bool {
+        ledger::expect_frozen();
+        ledger::shared(|shared| shared.state == State::Runnable)
+    }
+
+    pub(crate) fn of_td_vcpu(vcpu: &Vcpu) -> &Self {
+        // SAFETY: `KvmTdx` is a transparent wrapper, and there is no other kind of VM.
+        unsafe { &*vcpu.vm().as_raw().cast::<Self>() }
+    }
+
+    /// TDH.VP.FLUSH, VP.ENTER, VP.RD: by who has the vCPU's mutex.
+    pub(crate) fn seamcall_on_vcpu(&self) {
+        if self.is_hkid_assigned() {
+            ledger::seamcall(Mode::Shared);
+        }
+    }
+
+    /// TDH.MEM.RANGE.BLOCK and MEM.PAGE.REMOVE of a page, if there is one.
+    pub(crate) fn unmap(&self) {
+        assert!(ledger::holds(Lock::Mmu));
+        if ledger::shared(|shared| mem::take(&mut shared.mapped)) {
+            ledger::seamcall(Mode::Shared);
+        }
+    }
+
+    /// TDH.MEM.PAGE.ADD.
+    fn map(&self) {
+        self.c().mmu_lock.lock();
+        ledger::shared(|shared| shared.mapped = true);
+        ledger::seamcall(Mode::Exclusive);
+        self.c().mmu_lock.unlock();
+    }
+
+    /// The leaves that take down a TD that nobody else has.
+    pub(crate) fn tear_down(&self) {
+        ledger::seamcall(Mode::Exclusive);
+    }
+}
+
+impl Deref for KvmTdx {
+    type Target = Vm;
+
+    fn deref(&self) -> &Vm {
+        // SAFETY: Alive for as long as `self`.
+        unsafe { Vm::from_raw(self.0.get()) }
+    }
+}
+
+/// A change of the TD's state: the locks are there, and no other SEAMCALL is under way.
+fn change(guard: &TdxVmStateGuard<'_>, mode: Mode) {
+    let kvm_tdx = guard.kvm_tdx();
+
+    ledger::expect_held(Lock::Vm);
+    for index in 0..kvm_tdx.c().online() {
+        ledger::expect_held(Lock::Vcpu(index));
+    }
+    ledger::expect_held(Lock::Slots);
+    ledger::seamcall(mode);
+}
+
+impl Td<'_, Uninitialized> {
+    /// TDH.MNG.CREATE to MNG.INIT.
+    pub(crate) fn init(self) {
+        change(self.guard(), Mode::Exclusive);
+        ledger::shared(|shared| shared.state = State::Initialized);
+    }
+}
+
+impl Td<'_, Initialized> {
+    /// TDH.VP.CREATE, VP.ADDCX, and VP.INIT of a module that takes the TDR exclusive for it.
+    pub(crate) fn init_vcpu(&self, _vcpu: &LoadedTdVcpu<'_>) {
+        change(self.guard(), Mode::Shared);
+        self.vp_init(&self.guard().lock_mmu_for_write());
+    }
+
+    fn vp_init(&self, _mmu: &MmuWriteLocked<'_>) {
+        ledger::expect_held(Lock::Mmu);
+        change(self.guard(), Mode::Exclusive);
+    }
+
+    /// TDH.MEM.PAGE.ADD and MR.EXTEND of a page of guest_memfd.
+    pub(crate) fn init_mem_region(&self, _vcpu: &LoadedTdVcpu<'_>) {
+        let kvm_tdx = self.guard().kvm_tdx();
+
+        kvm_tdx.c().file_lock.lock();
+        kvm_tdx.map();
+        change(self.guard(), Mode::Exclusive);
+        kvm_tdx.c().file_lock.unlock();
+    }
+
+    /// TDH.MR.FINALIZE.
+    pub(crate) fn finalize(self) {
+        change(self.guard(), Mode::Exclusive);
+        ledger::shared(|shared| shared.state = State::Runnable);
+    }
+}
