@@ -43,10 +43,15 @@ CONTEXT = 40
 
 
 class Console:
-    """Reads console lines, keeps the ones that show that something is wrong."""
+    """Reads console lines, keeps the ones that show that something is wrong.
 
-    def __init__(self, allowed=()):
+    What `allowed` matches is never wrong. What a pattern of `expected` matches has
+    to be reported, once: `missing` are the patterns that nothing has matched yet.
+    """
+
+    def __init__(self, allowed=(), expected=()):
         self.allowed = [re.compile(pattern) for pattern in allowed]
+        self.missing = list(expected)
         self.splats = []
         self.following = 0
         self.panicked = False
@@ -62,7 +67,7 @@ class Console:
             text = line
         if PANIC.search(text):
             self.panicked = True
-        if SPLAT.search(text) and not any(pattern.search(text) for pattern in self.allowed):
+        if SPLAT.search(text) and not self._is_welcome(text):
             if not self.following:
                 self.splats.append([])
             self.following = CONTEXT
@@ -70,3 +75,12 @@ class Console:
             self.splats[-1].append(line)
             self.following -= 1
         return text
+
+    def _is_welcome(self, text):
+        if any(pattern.search(text) for pattern in self.allowed):
+            return True
+        for pattern in self.missing:
+            if re.search(pattern, text):
+                self.missing.remove(pattern)
+                return True
+        return False

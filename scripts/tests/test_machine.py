@@ -87,6 +87,14 @@ class Splats(unittest.TestCase):
     def test_allowed(self):
         self.assert_splats("[    1.0] WARNING: it is meant", count=0, allowed=["it is meant"])
 
+    def test_expected_comes_once(self):
+        console = Console(expected=["it has to be", "it never comes"])
+        for line in ("[    1.0] WARNING: it has to be", "[    1.1] WARNING: it has to be", "[    1.2] BUG: it is not"):
+            console.line(line)
+        self.assertEqual([splat[0] for splat in console.splats], ["[    1.1] WARNING: it has to be"])
+        self.assertEqual(len(console.splats[0]), 2)
+        self.assertEqual(console.missing, ["it never comes"])
+
     def test_context_and_panic(self):
         console = Console()
         for line in ("[    1.5] Kernel panic - not syncing: x", "[    1.6] Call Trace:"):

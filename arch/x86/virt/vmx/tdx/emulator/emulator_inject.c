@@ -10,11 +10,12 @@
  */
 #include <linux/array_size.h>
 #include <linux/debugfs.h>
-#include <linux/delay.h>
 #include <linux/fault-inject.h>
 #include <linux/init.h>
+#include <linux/math64.h>
 #include <linux/nmi.h>
 #include <linux/slab.h>
+#include <asm/tsc.h>
 
 #include "tdx_emulator.h"
 
@@ -32,6 +33,8 @@ struct injection {
 	u32 hold_us;
 	/* The number of calls that were chosen. */
 	atomic_t injected;
+	/* The number of calls that wait now, with their locks taken. */
+	atomic_t holding;
 };
 
 /* By the leaf's number; NULL where there is no such leaf. */
@@ -59,6 +62,8 @@ static void injection_reset(struct injection *injection)
 	attr->reject_start = 0;
 	attr->reject_end = 0;
 	attr->count = 0;
+	attr->ratelimit_state.interval = 0;
+	attr->ratelimit_state.burst = DEFAULT_RATELIMIT_BURST;
 	atomic_set(&injection->injected, 0);
 }
 
@@ -96,12 +101,17 @@ u64 tdx_emulator_inject(u16 leaf, u32 *hold_us)
 	return READ_ONCE(injection->status);
 }
 
-void tdx_emulator_hold(u32 us)
+/* Wait for so many microseconds, or until the leaf is not to hold any more. */
+void tdx_emulator_hold(u16 leaf, u32 us)
 {
+	struct injection *injection = leaves[leaf];
+	u64 end = rdtsc() + div_u64((u64)us * tsc_khz, 1000);
+
 	touch_nmi_watchdog();
-	for (; us > 1000; us -= 1000)
-		mdelay(1);
-	udelay(us);
+	atomic_inc(&injection->holding);
+	while (READ_ONCE(injection->hold_us) && (s64)(end - rdtsc()) > 0)
+		cpu_relax();
+	atomic_dec(&injection->holding);
 	touch_nmi_watchdog();
 }
 
@@ -154,8 +164,7 @@ static struct dentry * __init injection_create(const char *name,
 {
 	struct dentry *dir;
 
-	ratelimit_state_init(&injection->attr.ratelimit_state, 0,
-			     DEFAULT_RATELIMIT_BURST);
+	ratelimit_state_init(&injection->attr.ratelimit_state, 0, 0);
 	injection_reset(injection);
 	dir = fault_create_debugfs_attr(name, parent, &injection->attr);
 	debugfs_create_atomic_t("injected", 0444, dir, &injection->injected);
@@ -180,6 +189,8 @@ void __init tdx_emulator_inject_init(struct dentry *parent)
 		debugfs_create_x64("status", 0600, dir, &injection->status);
 		debugfs_create_file_unsafe("hold_us", 0600, dir, injection,
 					   &hold_us_fops);
+		debugfs_create_atomic_t("holding", 0444, dir,
+					&injection->holding);
 		leaves[number] = injection;
 	}
 	injection_create("no_entropy", top, &no_entropy);
@@ -195,7 +206,7 @@ u64 tdx_emulator_inject(u16 leaf, u32 *hold_us)
 	return 0;
 }
 
-void tdx_emulator_hold(u32 us)
+void tdx_emulator_hold(u16 leaf, u32 us)
 {
 }
 

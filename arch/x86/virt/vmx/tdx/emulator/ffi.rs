@@ -290,10 +290,10 @@ pub(crate) fn inject(leaf: u16) -> (Option<u64>, u32) {
     ((status != 0).then_some(status), hold_us)
 }
 
-/// Waits for that many microseconds.
-pub(crate) fn hold(us: u32) {
-    // SAFETY: Has no requirements.
-    unsafe { bindings::tdx_emulator_hold(us) }
+/// Waits for that many microseconds, which [`inject`] gave for this leaf, or until a reset.
+pub(crate) fn hold(leaf: u16, us: u32) {
+    // SAFETY: Only waits. The leaf is one that can be injected into, as it was.
+    unsafe { bindings::tdx_emulator_hold(leaf, us) }
 }
 
 /// Whether this request for entropy shall fail.

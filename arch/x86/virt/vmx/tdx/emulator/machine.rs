@@ -36,8 +36,8 @@ pub(crate) struct Machine {
     held: Cell<u32>,
     since: Cell<u64>,
     ticks: Cell<u64>,
-    /// For how many microseconds the leaf is to hold its locks before it returns.
-    hold_us: Cell<u32>,
+    /// For how many microseconds the leaf of that number is to hold its locks before it returns.
+    hold: Cell<Option<(u16, u32)>>,
 }
 
 impl Machine {
@@ -48,7 +48,7 @@ impl Machine {
             held: Cell::new(0),
             since: Cell::new(0),
             ticks: Cell::new(0),
-            hold_us: Cell::new(0),
+            hold: Cell::new(None),
         }
     }
 
@@ -183,14 +183,16 @@ impl Platform for Machine {
 
     fn inject(&self, leaf: u16) -> Option<Status> {
         let (status, hold_us) = ffi::inject(leaf);
-        self.hold_us.set(hold_us);
+        self.hold.set((hold_us != 0).then_some((leaf, hold_us)));
         status.map(Status::from_raw)
     }
 
     fn observe(&self, event: Event) {
         // A leaf gives its locks back at its end: all are held when the first is about to go.
-        if self.hold_us.get() != 0 && matches!(event, Event::LockReleasing(_)) {
-            ffi::hold(self.hold_us.take());
+        if matches!(event, Event::LockReleasing(_)) {
+            if let Some((leaf, us)) = self.hold.take() {
+                ffi::hold(leaf, us);
+            }
         }
         if !self.traced {
             return;

@@ -74,7 +74,7 @@ void tdx_emulator_sha384_blocks(u64 state[8], const u8 *data, size_t blocks);
 
 /* Misbehaviour on purpose. */
 u64 tdx_emulator_inject(u16 leaf, u32 *hold_us);
-void tdx_emulator_hold(u32 us);
+void tdx_emulator_hold(u16 leaf, u32 us);
 bool tdx_emulator_inject_no_entropy(void);
 bool tdx_emulator_inject_key_table_busy(void);
 void tdx_emulator_inject_init(struct dentry *parent);
