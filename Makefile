@@ -48,6 +48,11 @@ host-test: prepare
 golden: prepare
 	@scripts/test-group golden
 
+## generated programs of ioctls through C and through Rust (PROGRAMS=n, REPLAY=seed or file)
+conformance: prepare payload
+	@$(KERNEL)
+	@scripts/conformance $(if $(PROGRAMS),--programs $(PROGRAMS)) $(if $(REPLAY),--replay $(REPLAY))
+
 ## how much of the emulated module's core the host-side tests run, by line
 coverage: prepare
 	@scripts/coverage
@@ -97,6 +102,6 @@ help:
 	@echo
 	@awk '/^## /{ text = substr($$0, 4) } /^[a-z-]+:/ { if (text) printf "  %-14s %s\n", substr($$1, 1, index($$1, ":") - 1), text; text = "" }' $(MAKEFILE_LIST)
 
-.PHONY: run test shell trace kernel kunit kselftest host-test golden coverage fuzz-core docs-leaves compile-fail variants prepare payload tdxvm source-update clean distclean help
+.PHONY: run test shell trace kernel kunit kselftest host-test golden conformance coverage fuzz-core docs-leaves compile-fail variants prepare payload tdxvm source-update clean distclean help
 
 export LINUX FIRMWARE JOBS FILTER TESTS VECTORS

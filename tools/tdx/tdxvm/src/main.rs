@@ -2,7 +2,6 @@
 
 //! Takes a TDX trust domain through its set-up with real firmware.
 
-mod cpuid;
 mod load;
 mod measure;
 mod mem;
@@ -31,6 +30,7 @@ use kvm_ioctls::Cap;
 use kvm_ioctls::Kvm;
 use serde_json::json;
 use serde_json::Value;
+use tdx_uapi::cpuid;
 
 use crate::load::Layout;
 use crate::report::grouped;

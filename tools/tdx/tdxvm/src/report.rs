@@ -6,10 +6,10 @@ use std::collections::HashMap;
 use std::fmt;
 
 use serde::Serialize;
+use tdx_uapi::errno_name;
 
 use crate::measure::Mrtd;
 use crate::tdvf::Section;
-use crate::tdx::errno_name;
 use crate::tdx::IoctlError;
 
 /// One kind of ioctl of a run, issued once or several times.

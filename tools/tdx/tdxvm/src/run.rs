@@ -26,9 +26,11 @@ use kvm_ioctls::Cap;
 use kvm_ioctls::Kvm;
 use kvm_ioctls::VcpuFd;
 use kvm_ioctls::VmFd;
+use tdx_uapi::cpuid;
+use tdx_uapi::Cpuid;
+use tdx_uapi::ATTR_SEPT_VE_DISABLE;
 use thiserror::Error;
 
-use crate::cpuid;
 use crate::load;
 use crate::load::Layout;
 use crate::load::Load;
@@ -45,7 +47,6 @@ use crate::report::Step;
 use crate::tdvf::Tdvf;
 use crate::tdvf::PAGE_SIZE;
 use crate::tdx;
-use crate::tdx::Cpuid;
 use crate::tdx::IoctlError;
 
 /// Pages handed to KVM at once: often enough to show progress.
@@ -466,7 +467,7 @@ fn init_td(
         })?;
     }
 
-    let attributes = caps.supported_attrs & tdx::ATTR_SEPT_VE_DISABLE;
+    let attributes = caps.supported_attrs & ATTR_SEPT_VE_DISABLE;
     let xfam = cpuid::choose_xfam(caps.supported_xfam, supported.entries());
     let chosen = cpuid::choose_cpuid(caps.cpuid.entries(), supported.entries(), options.vcpus);
     report.attributes = format!("{attributes:#x}");

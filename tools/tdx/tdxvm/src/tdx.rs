@@ -7,15 +7,26 @@
 
 use std::fmt;
 use std::io;
-use std::mem::offset_of;
-use std::mem::size_of;
 use std::os::fd::AsRawFd;
 
-use kvm_bindings::kvm_cpuid_entry2;
 use kvm_bindings::KVMIO;
 use kvm_ioctls::Kvm;
 use kvm_ioctls::VcpuFd;
 use kvm_ioctls::VmFd;
+use tdx_uapi::errno_name;
+use tdx_uapi::Capabilities;
+use tdx_uapi::Cmd;
+use tdx_uapi::Cpuid;
+use tdx_uapi::CpuidHeader;
+use tdx_uapi::InitVm;
+use tdx_uapi::MemRegion;
+use tdx_uapi::KVM_TDX_CAPABILITIES;
+use tdx_uapi::KVM_TDX_FINALIZE_VM;
+use tdx_uapi::KVM_TDX_GET_CPUID;
+use tdx_uapi::KVM_TDX_INIT_MEM_REGION;
+use tdx_uapi::KVM_TDX_INIT_VCPU;
+use tdx_uapi::KVM_TDX_INIT_VM;
+use tdx_uapi::KVM_TDX_MEASURE_MEMORY_REGION;
 use vmm_sys_util::errno;
 use vmm_sys_util::ioctl::ioctl;
 use vmm_sys_util::ioctl::ioctl_with_mut_ref;
@@ -33,132 +44,6 @@ ioctl_iow_nr!(KVM_SET_CPUID2, KVMIO, 0x90, CpuidHeader);
 ioctl_io_nr!(KVM_SET_TSC_KHZ, KVMIO, 0xa2);
 ioctl_io_nr!(KVM_GET_TSC_KHZ, KVMIO, 0xa3);
 ioctl_iowr_nr!(KVM_MEMORY_ENCRYPT_OP, KVMIO, 0xba, libc::c_ulong);
-
-const KVM_TDX_CAPABILITIES: u32 = 0;
-const KVM_TDX_INIT_VM: u32 = 1;
-const KVM_TDX_INIT_VCPU: u32 = 2;
-const KVM_TDX_INIT_MEM_REGION: u32 = 3;
-const KVM_TDX_FINALIZE_VM: u32 = 4;
-const KVM_TDX_GET_CPUID: u32 = 5;
-
-const KVM_TDX_MEASURE_MEMORY_REGION: u32 = 1 << 0;
-
-/// Entries that KVM takes or gives at most.
-pub const MAX_CPUID_ENTRIES: usize = 256;
-
-/// TD attribute: page faults on memory that is not accepted go to the host, not to the guest.
-pub const ATTR_SEPT_VE_DISABLE: u64 = 1 << 28;
-
-/// `struct kvm_tdx_cmd`.
-#[repr(C)]
-#[derive(Debug, Default)]
-struct Cmd {
-    id: u32,
-    flags: u32,
-    data: u64,
-    hw_error: u64,
-}
-
-#[repr(C)]
-struct CpuidHeader {
-    nent: u32,
-    padding: u32,
-}
-
-/// `struct kvm_cpuid2` with room for all entries.
-#[repr(C)]
-#[derive(Clone)]
-pub struct Cpuid {
-    nent: u32,
-    padding: u32,
-    entries: [kvm_cpuid_entry2; MAX_CPUID_ENTRIES],
-}
-
-impl Cpuid {
-    /// Makes a table; what exceeds KVM's limit is left out.
-    pub fn new(entries: &[kvm_cpuid_entry2]) -> Box<Self> {
-        let mut cpuid = Self::with_room();
-        let count = entries.len().min(MAX_CPUID_ENTRIES);
-        cpuid.entries[..count].copy_from_slice(&entries[..count]);
-        cpuid.nent = count as u32;
-        cpuid
-    }
-
-    /// Makes an empty table that says how many entries fit, as KVM wants it for its answers.
-    fn with_room() -> Box<Self> {
-        Box::new(Self {
-            nent: MAX_CPUID_ENTRIES as u32,
-            padding: 0,
-            entries: [kvm_cpuid_entry2::default(); MAX_CPUID_ENTRIES],
-        })
-    }
-
-    /// The entries in use.
-    pub fn entries(&self) -> &[kvm_cpuid_entry2] {
-        &self.entries[..(self.nent as usize).min(MAX_CPUID_ENTRIES)]
-    }
-}
-
-/// `struct kvm_tdx_capabilities`.
-#[repr(C)]
-pub struct Capabilities {
-    /// TD attributes that can be set.
-    pub supported_attrs: u64,
-    /// Extended features that can be given to a TD.
-    pub supported_xfam: u64,
-    /// TDVMCALLs that the kernel serves.
-    pub kernel_tdvmcallinfo_1_r11: u64,
-    /// TDVMCALLs that user space has to serve.
-    pub user_tdvmcallinfo_1_r11: u64,
-    /// Instructions executed by TDVMCALL that the kernel serves.
-    pub kernel_tdvmcallinfo_1_r12: u64,
-    /// Instructions executed by TDVMCALL that user space has to serve.
-    pub user_tdvmcallinfo_1_r12: u64,
-    reserved: [u64; 250],
-    /// CPUID bits that can be configured.
-    pub cpuid: Cpuid,
-}
-
-/// `struct kvm_tdx_init_vm`.
-#[repr(C)]
-pub struct InitVm {
-    attributes: u64,
-    xfam: u64,
-    mrconfigid: [u64; 6],
-    mrowner: [u64; 6],
-    mrownerconfig: [u64; 6],
-    reserved: [u64; 12],
-    cpuid: Cpuid,
-}
-
-/// `struct kvm_tdx_init_mem_region`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug)]
-struct MemRegion {
-    source_addr: u64,
-    gpa: u64,
-    nr_pages: u64,
-}
-
-// The layouts are the kernel's.
-const _: () = {
-    assert!(size_of::<Cmd>() == 24);
-    assert!(offset_of!(Cmd, data) == 8);
-    assert!(offset_of!(Cmd, hw_error) == 16);
-    assert!(size_of::<CpuidHeader>() == 8);
-    assert!(size_of::<Cpuid>() == 8 + 40 * MAX_CPUID_ENTRIES);
-    assert!(offset_of!(Cpuid, entries) == 8);
-    assert!(offset_of!(Capabilities, supported_xfam) == 8);
-    assert!(offset_of!(Capabilities, user_tdvmcallinfo_1_r12) == 40);
-    assert!(offset_of!(Capabilities, cpuid) == 48 + 250 * 8);
-    assert!(offset_of!(InitVm, xfam) == 8);
-    assert!(offset_of!(InitVm, mrconfigid) == 16);
-    assert!(offset_of!(InitVm, mrowner) == 64);
-    assert!(offset_of!(InitVm, mrownerconfig) == 112);
-    assert!(offset_of!(InitVm, reserved) == 160);
-    assert!(offset_of!(InitVm, cpuid) == 256);
-    assert!(size_of::<MemRegion>() == 24);
-};
 
 /// What an ioctl failed with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -205,31 +90,6 @@ impl fmt::Display for IoctlError {
 /// Result of an ioctl.
 pub type Result<T> = std::result::Result<T, IoctlError>;
 
-/// The name of an errno that KVM uses.
-pub fn errno_name(errno: i32) -> Option<&'static str> {
-    Some(match errno {
-        libc::E2BIG => "E2BIG",
-        libc::EACCES => "EACCES",
-        libc::EAGAIN => "EAGAIN",
-        libc::EBUSY => "EBUSY",
-        libc::EEXIST => "EEXIST",
-        libc::EFAULT => "EFAULT",
-        libc::EINTR => "EINTR",
-        libc::EINVAL => "EINVAL",
-        libc::EIO => "EIO",
-        libc::EMFILE => "EMFILE",
-        libc::ENODEV => "ENODEV",
-        libc::ENOENT => "ENOENT",
-        libc::ENOMEM => "ENOMEM",
-        libc::ENOSPC => "ENOSPC",
-        libc::ENOTTY => "ENOTTY",
-        libc::ENXIO => "ENXIO",
-        libc::EOPNOTSUPP => "EOPNOTSUPP",
-        libc::EPERM => "EPERM",
-        _ => return None,
-    })
-}
-
 /// Issues one TDX command.
 ///
 /// # Safety
@@ -256,16 +116,7 @@ unsafe fn command<F: AsRawFd>(fd: &F, id: u32, flags: u32, data: u64) -> Result<
 
 /// Asks what TDs on this machine can have.
 pub fn capabilities(vm: &VmFd) -> Result<Box<Capabilities>> {
-    let mut caps = Box::new(Capabilities {
-        supported_attrs: 0,
-        supported_xfam: 0,
-        kernel_tdvmcallinfo_1_r11: 0,
-        user_tdvmcallinfo_1_r11: 0,
-        kernel_tdvmcallinfo_1_r12: 0,
-        user_tdvmcallinfo_1_r12: 0,
-        reserved: [0; 250],
-        cpuid: *Cpuid::with_room(),
-    });
+    let mut caps = Capabilities::with_room();
     // SAFETY: The command writes to a `struct kvm_tdx_capabilities` and as many CPUID entries as
     // its `nent` says, for which `caps` has room.
     unsafe { command(vm, KVM_TDX_CAPABILITIES, 0, &raw mut *caps as u64)? };
@@ -274,15 +125,7 @@ pub fn capabilities(vm: &VmFd) -> Result<Box<Capabilities>> {
 
 /// Gives the TD its attributes, features and CPUID, which creates it in the TDX module.
 pub fn init_vm(vm: &VmFd, attributes: u64, xfam: u64, cpuid: &Cpuid) -> Result<()> {
-    let init = Box::new(InitVm {
-        attributes,
-        xfam,
-        mrconfigid: [0; 6],
-        mrowner: [0; 6],
-        mrownerconfig: [0; 6],
-        reserved: [0; 12],
-        cpuid: cpuid.clone(),
-    });
+    let init = InitVm::new(attributes, xfam, cpuid);
     // SAFETY: The command reads a `struct kvm_tdx_init_vm` with as many CPUID entries as its
     // `nent` says, which `init` has.
     unsafe { command(vm, KVM_TDX_INIT_VM, 0, &raw const *init as u64) }

@@ -1,0 +1,219 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Runs a program through each implementation, and judges what is different.
+
+use anyhow::Result;
+
+use crate::kernel::Kernel;
+use crate::kernel::Server;
+use crate::program::Program;
+use crate::record::Difference;
+use crate::record::Record;
+use crate::shrink::shrink;
+
+/// Programs that are tried to make one smaller.
+const SHRINK_BUDGET: usize = 300;
+
+/// What runs programs.
+pub trait Runner {
+    /// Runs a program; `server` says who serves which step.
+    fn run(&mut self, program: &Program, server: &dyn Fn(usize) -> Server) -> Result<Record>;
+}
+
+impl Runner for Kernel {
+    fn run(&mut self, program: &Program, server: &dyn Fn(usize) -> Server) -> Result<Record> {
+        Kernel::run(self, program, server)
+    }
+}
+
+/// A difference that nothing explains.
+#[derive(Debug)]
+pub struct Finding {
+    pub kind: &'static str,
+    pub difference: Difference,
+    /// The smallest program that shows it.
+    pub program: Program,
+    /// How many programs were tried for that.
+    pub tried: usize,
+}
+
+/// What became of a program.
+#[derive(Debug)]
+pub struct Verdict {
+    /// What it led to when C served it.
+    pub record: Record,
+    /// Why a difference is right.
+    pub explained: Option<&'static str>,
+    pub finding: Option<Finding>,
+}
+
+/// Chooses who serves a step when both do: by the bits of a number that the seed gives.
+fn mixed(seed: u64) -> impl Fn(usize) -> Server {
+    // Half of the bits are set, and neighbouring seeds have little in common.
+    let bits = (seed ^ 0x5bd1_e995).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    move |step| {
+        if bits.rotate_left(step as u32 * 7) & 1 == 0 {
+            Server::C
+        } else {
+            Server::Rust
+        }
+    }
+}
+
+/// How a program is served, besides by C alone.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    Rust,
+    Mixed,
+    /// By C once more: what differs then is due to neither.
+    C,
+}
+
+impl Way {
+    fn kind(self) -> &'static str {
+        match self {
+            Self::Rust => "C and Rust differ",
+            Self::Mixed => "C and both in turn differ",
+            Self::C => "C differs from itself",
+        }
+    }
+
+    fn run<R: Runner>(self, runner: &mut R, program: &Program, seed: u64) -> Result<Record> {
+        match self {
+            Self::Rust => runner.run(program, &|_| Server::Rust),
+            Self::Mixed => runner.run(program, &mixed(seed)),
+            Self::C => runner.run(program, &|_| Server::C),
+        }
+    }
+}
+
+/// Runs a program three times and compares; looks for the smallest that shows a difference.
+pub fn check<R: Runner>(runner: &mut R, program: &Program, seed: u64) -> Result<Verdict> {
+    let by_c = runner.run(program, &|_| Server::C)?;
+    for way in [Way::Rust, Way::Mixed] {
+        let other = way.run(runner, program, seed)?;
+        let Some(difference) = by_c.difference(&other) else {
+            continue;
+        };
+        // Is it the implementations, or time?
+        let again = Way::C.run(runner, program, seed)?;
+        let way = match by_c.difference(&again) {
+            Some(_) => Way::C,
+            None => way,
+        };
+        let finding = smallest(runner, program, seed, way, difference);
+        return Ok(Verdict {
+            record: by_c,
+            explained: None,
+            finding: Some(finding),
+        });
+    }
+    Ok(Verdict {
+        record: by_c,
+        explained: None,
+        finding: None,
+    })
+}
+
+/// Looks for the smallest program that differs in the same way.
+fn smallest<R: Runner>(
+    runner: &mut R,
+    program: &Program,
+    seed: u64,
+    way: Way,
+    difference: Difference,
+) -> Finding {
+    let mut last = difference.clone();
+    let (program, tried) = shrink(program, SHRINK_BUDGET, |candidate| {
+        let by_c = runner.run(candidate, &|_| Server::C);
+        let other = way.run(runner, candidate, seed);
+        let (Ok(by_c), Ok(other)) = (by_c, other) else {
+            return false;
+        };
+        match by_c.difference(&other) {
+            Some(now) if now.kind == difference.kind => {
+                last = now;
+                true
+            }
+            _ => false,
+        }
+    });
+    Finding {
+        kind: way.kind(),
+        difference: last,
+        program,
+        tried,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::program::Call;
+    use crate::program::Data;
+    use crate::program::On;
+    use crate::program::Step;
+    use crate::record::StepRecord;
+
+    /// Answers each step by its number, and by how much more `wrong` says.
+    struct Fake {
+        wrong: fn(server: Server, id: u32, runs: i64) -> i64,
+        runs: i64,
+    }
+
+    impl Runner for Fake {
+        fn run(&mut self, program: &Program, server: &dyn Fn(usize) -> Server) -> Result<Record> {
+            self.runs += 1;
+            let steps = program.steps.iter().enumerate().map(|(index, step)| {
+                let Call::Tdx { id, .. } = step.call else {
+                    panic!("{step:?}");
+                };
+                let wrong = (self.wrong)(server(index), id, self.runs);
+                StepRecord {
+                    value: i64::from(id) + wrong,
+                    ..StepRecord::default()
+                }
+            });
+            Ok(Record {
+                steps: steps.collect(),
+                ..Record::default()
+            })
+        }
+    }
+
+    fn verdict(wrong: fn(Server, u32, i64) -> i64) -> Verdict {
+        let steps = (0..12)
+            .map(|id| Step::new(Call::tdx(On::Vm, id, Data::Value(0))))
+            .collect();
+        check(&mut Fake { wrong, runs: 0 }, &Program { steps }, 7).unwrap()
+    }
+
+    #[test]
+    fn agreement_is_no_finding() {
+        assert!(verdict(|_, _, _| 0).finding.is_none());
+        assert!(verdict(|_, id, _| i64::from(id == 3)).finding.is_none());
+    }
+
+    #[test]
+    fn a_difference_is_found_and_made_small() {
+        let found = verdict(|server, id, _| i64::from(server == Server::Rust && id == 9));
+        let finding = found.finding.unwrap();
+        assert_eq!(finding.kind, "C and Rust differ");
+        assert_eq!(finding.program.steps.len(), 1);
+        assert_eq!(finding.difference.to_string(), "step 1: result: 9 | 10");
+    }
+
+    #[test]
+    fn what_is_due_to_time_is_said_to_be() {
+        let found = verdict(|_, id, runs| if id == 2 { runs } else { 0 });
+        assert_eq!(found.finding.unwrap().kind, "C differs from itself");
+    }
+
+    #[test]
+    fn both_serve_when_mixed() {
+        for seed in 0..50 {
+            let rust = (0..30).filter(|step| mixed(seed)(*step) == Server::Rust);
+            assert!((1..30).contains(&rust.count()));
+        }
+    }
+}

@@ -1,0 +1,321 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Runs programs of KVM ioctls for TDs through C and through Rust, and compares what comes of it.
+//!
+//! Each program runs three times on this kernel: served by C, by Rust, and call by call by one of
+//! them, all on one VM. See [`record::Record`] for what is compared.
+
+mod check;
+mod generate;
+mod kernel;
+mod memory;
+mod program;
+mod record;
+mod requests;
+mod shrink;
+mod trace;
+
+use std::fs;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::bail;
+use anyhow::Context;
+use anyhow::Result;
+use clap::Args;
+use clap::Parser;
+use clap::Subcommand;
+use serde_json::json;
+use tdx_uapi::KVM_TDX_INIT_VM;
+
+use crate::check::check;
+use crate::check::Finding;
+use crate::check::Runner;
+use crate::check::Verdict;
+use crate::generate::generate;
+use crate::generate::Threads;
+use crate::kernel::Kernel;
+use crate::kernel::Refusal;
+use crate::kernel::Server;
+use crate::program::Call;
+use crate::program::Program;
+use crate::record::result;
+use crate::record::Record;
+
+#[derive(Parser)]
+#[command(version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs the programs of a range of seeds
+    Run(Run),
+    /// Runs one program, and says what each step led to
+    Replay(Replay),
+    /// Lets the module misbehave when Rust serves, and sees that it is found and made small
+    SelfTest,
+}
+
+#[derive(Args)]
+struct Run {
+    /// The first seed
+    #[arg(long, default_value_t = 1)]
+    first: u64,
+    /// How many programs
+    #[arg(long, default_value_t = 1000)]
+    count: u64,
+    /// How many threads programs have
+    #[arg(long, value_enum, default_value_t = Threads::Both)]
+    threads: Threads,
+    /// Say how far it is after so many seconds
+    #[arg(long, default_value_t = 10)]
+    progress: u64,
+    /// Give up after so many findings
+    #[arg(long, default_value_t = 5)]
+    findings: usize,
+}
+
+#[derive(Args)]
+struct Replay {
+    /// A seed, or a file with a program
+    program: String,
+    /// How many threads the seed's program has
+    #[arg(long, value_enum, default_value_t = Threads::Both)]
+    threads: Threads,
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Run(args) => run(&args),
+        Command::Replay(args) => replay(&args),
+        Command::SelfTest => self_test(),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("conformance: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// A line for programs: @NAME and JSON.
+fn emit(name: &str, value: &serde_json::Value) {
+    println!("@{name} {value}");
+}
+
+fn report(seed: Option<u64>, finding: &Finding) {
+    let seed_text = seed.map_or_else(String::new, |seed| format!(" (seed {seed})"));
+    println!("{}{seed_text}: {}", finding.kind, finding.difference);
+    println!(
+        "the smallest program that shows it, after {} others:",
+        finding.tried
+    );
+    print!("{}", finding.program);
+    emit(
+        "finding",
+        &json!({
+            "seed": seed,
+            "kind": finding.kind,
+            "difference": finding.difference.to_string(),
+            "program": finding.program,
+        }),
+    );
+}
+
+/// What many programs led to.
+#[derive(Default)]
+struct Tally {
+    programs: u64,
+    threaded: u64,
+    steps: u64,
+    tdx: u64,
+    tdx_failed: u64,
+    overlaps: u64,
+    seamcalls: u64,
+    finalized: u64,
+    explained: u64,
+    findings: u64,
+}
+
+impl Tally {
+    fn count(&mut self, program: &Program, verdict: &Verdict) {
+        self.programs += 1;
+        self.threaded += u64::from(program.is_threaded());
+        self.steps += program.steps.len() as u64;
+        let record = &verdict.record;
+        for (index, (step, outcome)) in program.steps.iter().zip(&record.steps).enumerate() {
+            if matches!(step.call, Call::Tdx { .. }) {
+                self.tdx += 1;
+                self.tdx_failed += u64::from(outcome.errno != 0);
+            }
+            self.overlaps += u64::from(program.holds_next(index));
+            self.seamcalls += outcome.seamcalls.len() as u64;
+        }
+        self.seamcalls += record.teardown.len() as u64;
+        self.finalized += u64::from(record.td.contains("RUNNABLE"));
+        self.explained += u64::from(verdict.explained.is_some());
+        self.findings += u64::from(verdict.finding.is_some());
+    }
+
+    fn json(&self) -> serde_json::Value {
+        json!({
+            "programs": self.programs,
+            "threaded": self.threaded,
+            "steps": self.steps,
+            "tdx": self.tdx,
+            "tdx_failed": self.tdx_failed,
+            "overlaps": self.overlaps,
+            "seamcalls": self.seamcalls,
+            "finalized": self.finalized,
+            "explained": self.explained,
+            "findings": self.findings,
+        })
+    }
+}
+
+fn run(args: &Run) -> Result<bool> {
+    let mut kernel = Kernel::open()?;
+    let start = Instant::now();
+    let mut said = start;
+    let mut tally = Tally::default();
+    for seed in args.first..args.first + args.count {
+        let program = generate(seed, args.threads, &kernel.offer);
+        let verdict = check(&mut kernel, &program, seed)
+            .with_context(|| format!("seed {seed}\n{program}"))?;
+        tally.count(&program, &verdict);
+        if let Some(finding) = &verdict.finding {
+            report(Some(seed), finding);
+        }
+        let done = seed + 1 - args.first;
+        if said.elapsed().as_secs() >= args.progress || done == args.count {
+            said = Instant::now();
+            let seconds = start.elapsed().as_secs_f64();
+            let mut progress = tally.json();
+            progress["next"] = (seed + 1).into();
+            progress["seconds"] = seconds.into();
+            emit("progress", &progress);
+            let rate = done as f64 / seconds.max(0.001);
+            println!(
+                "{done} of {} programs, {rate:.1} a second, {:.0} s left, {} findings",
+                args.count,
+                (args.count - done) as f64 / rate,
+                tally.findings
+            );
+        }
+        if tally.findings as usize >= args.findings {
+            println!("that is enough: {} findings", tally.findings);
+            break;
+        }
+    }
+    emit("tally", &tally.json());
+    Ok(tally.findings == 0)
+}
+
+/// A kernel whose TDX module misbehaves where Rust serves the first step.
+struct Broken {
+    kernel: Kernel,
+    refusal: Refusal,
+}
+
+impl Runner for Broken {
+    fn run(&mut self, program: &Program, server: &dyn Fn(usize) -> Server) -> Result<Record> {
+        self.refusal.switch(server(0) == Server::Rust)?;
+        let record = self.kernel.run(program, server);
+        self.refusal.switch(false)?;
+        record
+    }
+}
+
+fn self_test() -> Result<bool> {
+    const SEEDS: u64 = 50;
+
+    let kernel = Kernel::open()?;
+    let offer = kernel.offer.clone();
+    let refusal = Refusal::new()?;
+    let mut broken = Broken { kernel, refusal };
+    for seed in 1..=SEEDS {
+        let program = generate(seed, Threads::One, &offer);
+        let Some(finding) = check(&mut broken, &program, seed)?.finding else {
+            continue;
+        };
+        report(Some(seed), &finding);
+        let [step] = &finding.program.steps[..] else {
+            bail!("that is not as small as it can be");
+        };
+        if !matches!(
+            step.call,
+            Call::Tdx {
+                id: KVM_TDX_INIT_VM,
+                ..
+            }
+        ) {
+            bail!("that is another step than the one that was made to fail");
+        }
+        println!("found and made small, as it should be");
+        return Ok(true);
+    }
+    bail!("{SEEDS} programs do not show that KVM_TDX_INIT_VM fails in Rust only");
+}
+
+fn load(name: &str, threads: Threads, kernel: &Kernel) -> Result<(Program, u64)> {
+    if let Ok(seed) = name.parse() {
+        return Ok((generate(seed, threads, &kernel.offer), seed));
+    }
+    let text =
+        fs::read_to_string(PathBuf::from(name)).with_context(|| format!("cannot read {name}"))?;
+    let value: serde_json::Value = serde_json::from_str(&text)
+        .with_context(|| format!("{} is not JSON", Path::new(name).display()))?;
+    // A finding has the program in it.
+    let value = value.get("program").cloned().unwrap_or(value);
+    let program = serde_json::from_value(value).with_context(|| format!("{name} is no program"))?;
+    Ok((program, 0))
+}
+
+fn replay(args: &Replay) -> Result<bool> {
+    let mut kernel = Kernel::open()?;
+    let (program, seed) = load(&args.program, args.threads, &kernel)?;
+    if program.steps.is_empty() {
+        bail!("the program has no steps");
+    }
+    print!("{program}");
+    for server in [Server::C, Server::Rust] {
+        let record = kernel.run(&program, &|_| server)?;
+        println!("served by {server:?}:");
+        for (number, step) in record.steps.iter().enumerate() {
+            print!("{:3}  {}", number + 1, result(step.value, step.errno));
+            if let Some(held) = step.held {
+                print!(", the other: {held:?}");
+            }
+            println!();
+            for written in step.command_written.iter().chain(&step.written) {
+                println!(
+                    "       {} bytes written at {:#x}",
+                    written.bytes.len(),
+                    written.offset
+                );
+            }
+            for seamcall in &step.seamcalls {
+                println!("       {seamcall}");
+            }
+        }
+        println!("     ticks: {:?}", kernel.spent);
+        println!("     the TD: {}", record.td);
+        println!("     {} SEAMCALLs take it down", record.teardown.len());
+        if !record.left.is_empty() {
+            println!("     left over: {}", record.left);
+        }
+    }
+    let verdict = check(&mut kernel, &program, seed)?;
+    match &verdict.finding {
+        Some(finding) => report(None, finding),
+        None => println!("no difference"),
+    }
+    Ok(verdict.finding.is_none())
+}
