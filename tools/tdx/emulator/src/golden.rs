@@ -20,7 +20,8 @@ use crate::{
     machine::{
         self,
         GuestAction,
-        Machine, //
+        Machine,
+        TdcallRegs, //
     },
     module::{
         GuestExit,
@@ -33,6 +34,7 @@ use crate::{
         OpState,
         Platform,
         Regs,
+        SysState,
         VcpuState,
         PROFILE_1_5_01, //
     },
@@ -121,6 +123,8 @@ struct Step {
     #[serde(default)]
     guest: Vec<Guest>,
     #[serde(default)]
+    guest_out: Vec<BTreeMap<String, String>>,
+    #[serde(default)]
     expect: Expect,
     env: Option<String>,
     enter_running: Option<u64>,
@@ -158,6 +162,8 @@ struct Guest {
     qual: Option<String>,
     gpa: Option<String>,
     intr_info: Option<String>,
+    #[serde(default)]
+    regs: BTreeMap<String, String>,
 }
 
 #[derive(Default, Deserialize)]
@@ -173,15 +179,57 @@ struct Expect {
     sys_state: Option<u64>,
 }
 
-impl Expect {
-    /// Whether anything changed.
-    fn is_empty(&self) -> bool {
-        self.pamt.is_empty()
-            && self.td.is_empty()
-            && self.kot.is_empty()
-            && self.vp.is_empty()
-            && self.sys_state.is_none()
+impl Step {
+    /// RAX before the call.
+    fn rax(&self, n: u64) -> Result<u64> {
+        match &self.rax {
+            Some(rax) => hex(rax),
+            None => Ok(n | self.version << 16),
+        }
     }
+}
+
+impl Guest {
+    /// Whether it is a TDCALL that the module knows: TDG.VP.VMCALL or TDG.MEM.PAGE.ACCEPT.
+    fn is_modelled_tdcall(&self) -> bool {
+        let rax = self.regs.get("rax").map(String::as_str);
+        matches!(rax, Some("0x0" | "0x6"))
+    }
+
+    /// What the guest does.
+    fn action(&self) -> Result<GuestAction> {
+        Ok(match self.event.as_str() {
+            "yield" => GuestAction::Run,
+            "tdcall" => {
+                let mut set = TdcallRegs::default();
+                for (name, value) in &self.regs {
+                    // Where the register is among all.
+                    let mut one = Regs::default();
+                    *register(&mut one, name)? = 1;
+                    let place = one.to_array().iter().position(|value| *value == 1);
+                    set[place.context("no such register")?] = Some(hex(value)?);
+                }
+                GuestAction::Tdcall(set)
+            }
+            _ => vm_exit(
+                self.reason,
+                maybe_hex(&self.qual)?,
+                maybe_hex(&self.gpa)?,
+                maybe_hex(&self.intr_info)? as u32,
+            ),
+        })
+    }
+}
+
+fn vm_exit(reason: u32, qualification: u64, gpa: u64, interruption: u32) -> GuestAction {
+    // The recorded guests do not move by themselves.
+    GuestAction::ExitInPlace(GuestExit::VmExit {
+        reason,
+        qualification,
+        gpa,
+        interruption,
+        rip: 0,
+    })
 }
 
 fn hex(text: &str) -> Result<u64> {
@@ -240,6 +288,8 @@ pub struct Difference {
 pub struct Results {
     /// The number of scenarios.
     pub scenarios: usize,
+    /// The number of steps that are no call but an event, like an interrupt.
+    pub events: usize,
     /// The steps of each leaf.
     pub leaves: BTreeMap<(u64, String), Count>,
     /// All differences.
@@ -381,6 +431,7 @@ impl<'a> Run<'a> {
             };
             // The steps up to the next mark run while the guest does; its VP.ENTER is recorded
             // when it ends.
+            results.events += 2;
             let is_end = |step: &Step| step.enter_resume == Some(number);
             let is_enter = |step: &Step| step.enter == Some(number);
             let end = steps.iter().position(is_end).context("no end")?;
@@ -405,6 +456,7 @@ impl<'a> Run<'a> {
             self.environment(env)?;
         }
         let (Some(leaf), Some(n)) = (&step.leaf, step.n) else {
+            results.events += 1;
             return Ok(());
         };
         let key = (n, leaf.clone());
@@ -415,10 +467,9 @@ impl<'a> Run<'a> {
         } else if self.is_incomplete(step, n) {
             count.incomplete += 1;
             self.lost = true;
-        } else if !self.is_modelled(step, n) {
+        } else if !self.is_modelled(step, n)? {
             count.not_modelled += 1;
-            let success = step.out.get("rax").is_some_and(|rax| rax == "0x0");
-            self.lost |= success || !step.guest.is_empty() || !step.expect.is_empty();
+            self.lost |= self.changed_something(step)?;
         } else {
             let what = match meanwhile.clone() {
                 None => self.step(step, n, || Ok(()))?,
@@ -460,15 +511,33 @@ impl<'a> Run<'a> {
     }
 
     /// Whether the module models what the step does.
-    fn is_modelled(&self, step: &Step, n: u64) -> bool {
+    fn is_modelled(&self, step: &Step, n: u64) -> Result<bool> {
+        // What does not get as far as to a leaf does not need one. A leaf that neither module has
+        // is answered alike.
+        if self.module.refusal(step.rax(n)?).is_some() {
+            return Ok(true);
+        }
         let known = LeafInfo::by_number(n as u16);
-        // A leaf that neither module has is answered alike.
         let leaf = known.is_none_or(|info| info.modelled);
-        let guest = step
-            .guest
-            .iter()
-            .all(|guest| matches!(guest.event.as_str(), "vmexit" | "yield"));
-        leaf && guest
+        let guest = step.guest.iter().all(|guest| match guest.event.as_str() {
+            "vmexit" | "yield" => true,
+            "tdcall" => guest.is_modelled_tdcall(),
+            _ => false,
+        });
+        Ok(leaf && guest)
+    }
+
+    /// Whether a step that is not modelled changed something in the real module: it succeeded, it
+    /// ran a guest, or what is recorded of the state is not what it is here. A module that is shut
+    /// down stays as it is.
+    fn changed_something(&self, step: &Step) -> Result<bool> {
+        if self.module.sys_state() == SysState::Shutdown {
+            return Ok(false);
+        }
+        let success = step.out.get("rax").is_some_and(|rax| rax == "0x0");
+        let mut what = Vec::new();
+        self.expect(&step.expect, &mut what)?;
+        Ok(success || !step.guest.is_empty() || !what.is_empty())
     }
 
     /// Whether the step depends on memory that the recording does not have.
@@ -568,39 +637,16 @@ impl<'a> Run<'a> {
             held.push(record);
         }
 
-        let exit = |reason, qualification, gpa, interruption| {
-            GuestAction::Exit(GuestExit::VmExit {
-                reason,
-                qualification,
-                gpa,
-                interruption,
-                // The recorded guests never move.
-                rip: 0xffff_fff0,
-            })
-        };
-        let mut guest: std::collections::VecDeque<_> = step
+        let mut guest: Vec<_> = step
             .guest
             .iter()
-            .map(|guest| {
-                Ok(match guest.event.as_str() {
-                    "yield" => GuestAction::Run,
-                    _ => exit(
-                        guest.reason,
-                        maybe_hex(&guest.qual)?,
-                        maybe_hex(&guest.gpa)?,
-                        maybe_hex(&guest.intr_info)? as u32,
-                    ),
-                })
-            })
+            .map(Guest::action)
             .collect::<Result<_>>()?;
-        guest.push_back(exit(1, 0, 0, 0));
-        self.machine.conditions().guest = guest;
+        guest.push(vm_exit(1, 0, 0, 0));
+        self.machine.conditions().set_guest(guest);
 
         let mut before = junk();
-        before.rax = match &step.rax {
-            Some(rax) => hex(rax)?,
-            None => n | step.version << 16,
-        };
+        before.rax = step.rax(n)?;
         for (name, value) in &step.input {
             *register(&mut before, name)? = hex(value)?;
         }
@@ -628,6 +674,22 @@ impl<'a> Run<'a> {
             let got = *register(&mut after, name)?;
             if got != expected && !is_untrusted(n, name, &before, &after) {
                 what.push(format!("{name} is {got:#x}, expected {expected:#x}"));
+            }
+        }
+        let seen = std::mem::take(&mut self.machine.conditions().tdcall_results);
+        if seen.len() != step.guest_out.len() {
+            what.push(format!(
+                "{} TDCALLs returned, expected {}",
+                seen.len(),
+                step.guest_out.len()
+            ));
+        }
+        for (mut seen, expected) in seen.into_iter().zip(&step.guest_out) {
+            for (name, value) in expected {
+                let (got, expected) = (*register(&mut seen, name)?, hex(value)?);
+                if got != expected {
+                    what.push(format!("guest: {name} is {got:#x}, expected {expected:#x}"));
+                }
             }
         }
         self.expect(&step.expect, &mut what)?;

@@ -12,7 +12,8 @@ use crate::module::{
     LockRecord,
     MemoryRange,
     PhysicalLayout,
-    Platform, //
+    Platform,
+    Regs, //
 };
 use sha2::block_api::compress512;
 use std::{
@@ -65,6 +66,19 @@ pub struct Conditions {
     pub tsc_step: u64,
     /// What guests do, in order. When there is nothing left, guests cannot run.
     pub guest: VecDeque<GuestAction>,
+    /// With what registers guests went on behind a TDCALL that did not exit, since
+    /// [`set_guest`](Self::set_guest).
+    pub tdcall_results: Vec<Regs>,
+    tdcall_pending: bool,
+}
+
+impl Conditions {
+    /// Says what guests do from now on.
+    pub fn set_guest(&mut self, actions: impl IntoIterator<Item = GuestAction>) {
+        self.guest = actions.into_iter().collect();
+        self.tdcall_results.clear();
+        self.tdcall_pending = false;
+    }
 }
 
 /// What a guest does.
@@ -72,9 +86,17 @@ pub struct Conditions {
 pub enum GuestAction {
     /// It exits.
     Exit(GuestExit),
+    /// It exits at the instruction at which it was entered.
+    ExitInPlace(GuestExit),
+    /// It executes TDCALL with these values in the registers, which are numbered as in
+    /// instructions; what is not named keeps its value.
+    Tdcall(TdcallRegs),
     /// It runs until [`Machine::resume_guest`].
     Run,
 }
+
+/// The registers that a guest sets for a TDCALL, numbered as in instructions.
+pub type TdcallRegs = [Option<u64>; 16];
 
 /// A guest that may be running.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -121,6 +143,8 @@ impl Machine {
                 tsc: 0,
                 tsc_step: 1000,
                 guest: VecDeque::new(),
+                tdcall_results: Vec::new(),
+                tdcall_pending: false,
             }),
             events: Mutex::default(),
             random: Mutex::new(0x9e37_79b9_7f4a_7c15),
@@ -406,12 +430,31 @@ impl Platform for Lp<'_> {
         true
     }
 
-    fn enter_guest(&self, _vcpu: &GuestVcpu) -> GuestExit {
+    fn enter_guest(&self, vcpu: &GuestVcpu) -> GuestExit {
+        let mut conditions = self.machine.conditions();
+        if std::mem::take(&mut conditions.tdcall_pending) {
+            conditions.tdcall_results.push(vcpu.regs);
+        }
+        drop(conditions);
         loop {
             let action = self.machine.conditions().guest.pop_front();
             match action {
                 None => return GuestExit::Unsupported,
                 Some(GuestAction::Exit(exit)) => return exit,
+                Some(GuestAction::ExitInPlace(mut exit)) => {
+                    if let GuestExit::VmExit { rip, .. } = &mut exit {
+                        *rip = vcpu.rip;
+                    }
+                    return exit;
+                }
+                Some(GuestAction::Tdcall(set)) => {
+                    self.machine.conditions().tdcall_pending = true;
+                    let mut registers = vcpu.regs.to_array();
+                    for (register, value) in registers.iter_mut().zip(set) {
+                        *register = value.unwrap_or(*register);
+                    }
+                    return GuestExit::Tdcall(Regs::from_array(registers));
+                }
                 Some(GuestAction::Run) => {
                     self.machine.set_running(Running::Yes);
                     self.machine.wait_until_running(Running::ToStop);

@@ -201,9 +201,10 @@ fn main() -> Result<ExitCode> {
         others.join(", ")
     );
     println!(
-        "{} scenarios, {} steps: {} equal, {} different, {} not modelled, {} incomplete, {} after; \
-         {} of the different are of leaves that Linux uses",
+        "{} scenarios, {} events, {} steps: {} equal, {} different, {} not modelled, {} incomplete, \
+         {} after; {} of the different are of leaves that Linux uses",
         results.scenarios,
+        results.events,
         total.steps,
         total.equal,
         total.different,

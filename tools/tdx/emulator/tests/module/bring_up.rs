@@ -89,7 +89,13 @@ fn only_some_leaves_have_versions() {
     let refused = Status::OPERAND_INVALID.on(Operand::Rax);
     for info in LeafInfo::all().filter(|info| info.modelled) {
         let number = u64::from(info.number);
-        let versions = [leaf::MEM_SEPT_ADD, leaf::MNG_RD, leaf::VP_RD, leaf::VP_INIT];
+        let versions = [
+            leaf::MEM_SEPT_ADD,
+            leaf::MEM_SEPT_REMOVE,
+            leaf::MNG_RD,
+            leaf::VP_RD,
+            leaf::VP_INIT,
+        ];
         let (status, _) = host.call(number | VERSION_1, &[1, 1, 1]);
         let other = status != refused.raw();
         assert_eq!(other, versions.contains(&number), "{}", info.name);

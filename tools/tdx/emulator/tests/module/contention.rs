@@ -149,6 +149,21 @@ fn prepare(number: u64) -> Option<Prepared> {
             removed = NEW;
             vec![GPA, TDR]
         }
+        leaf::MEM_SEPT_RD => {
+            with_tables(&host);
+            vec![GPA, TDR]
+        }
+        leaf::MEM_RANGE_UNBLOCK => {
+            with_tables(&host);
+            host.ok(leaf::MEM_PAGE_AUG, &[GPA, TDR, NEW]);
+            host.ok(leaf::MEM_RANGE_BLOCK, &[GPA, TDR]);
+            vec![GPA, TDR]
+        }
+        leaf::MEM_SEPT_REMOVE => {
+            removed = *with_tables(&host).pages.last().unwrap();
+            vec![1, TDR]
+        }
+        leaf::MNG_KEY_RECLAIMID => vec![TDR],
         leaf::MEM_TRACK => {
             initialized(&host);
             vec![TDR]
@@ -204,7 +219,7 @@ impl Prepared {
             "TDVPR" if self.tdvpr != 0 => page(self.tdvpr),
             "page RCX" if self.operands[0] > TDMR_BASE => page(self.operands[0]),
             "page R8" => page(NEW),
-            "removed page" if self.removed != 0 => page(self.removed),
+            "page of the entry" if self.removed != 0 => page(self.removed),
             "OP_STATE" if has_td() => Lock::OpState(TDR),
             "SEPT tree" if has_td() => Lock::SeptTree(TDR),
             "epoch" if has_td() => Lock::Epoch(TDR),
@@ -228,7 +243,7 @@ const WHATS: [&str; 13] = [
     "TDVPR",
     "page RCX",
     "page R8",
-    "removed page",
+    "page of the entry",
     "OP_STATE",
     "SEPT tree",
     "SEPT entry",

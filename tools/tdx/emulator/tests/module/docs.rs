@@ -27,7 +27,8 @@ fn the_stored_table_is_the_generated_one() {
 fn every_modelled_leaf_is_declared_in_full() {
     for info in LeafInfo::all() {
         if info.modelled {
-            assert!(!info.answers.is_empty(), "{} answers nothing", info.name);
+            let never_fails = info.name == "MNG.KEY.RECLAIMID";
+            assert_eq!(info.answers.is_empty(), never_fails, "{}", info.name);
             assert!(info.op_states & 0xf800 == 0, "{}", info.name);
             assert!(info.can_answer(Status::SUCCESS));
             assert!(!info.can_answer(Status::CPUID_LEAF_1F_FORMAT_UNRECOGNIZED.detail(1)));

@@ -7,6 +7,7 @@ mod bring_up;
 mod contention;
 mod docs;
 mod fields;
+mod guest;
 mod junk;
 mod life;
 mod memory;

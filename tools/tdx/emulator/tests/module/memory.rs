@@ -275,6 +275,102 @@ fn page_remove() {
     assert_eq!(info.page_type, PageType::Nda);
 }
 
+#[test]
+fn range_unblock() {
+    let (host, mut td) = runnable();
+    let rax = leaf::MEM_RANGE_UNBLOCK;
+    bad_pages(&host, Operand::Rdx, false, |pa| (rax, vec![0, pa]));
+    bad_gpas(&host, rax, &[TDR], 0, &[4, 5, 1 << 12 | 1]);
+    let walk = Status::EPT_WALK_FAILED.on(Operand::Rcx);
+    host.fails(rax, &[1 << 30, TDR], walk);
+    let page = td.page();
+    host.ok(leaf::MEM_PAGE_AUG, &[0, TDR, page]);
+    let state = Status::EPT_ENTRY_STATE_INCORRECT.on(Operand::Rcx);
+    let regs = host.fails(rax, &[0, TDR], state);
+    assert_eq!((regs.rcx, regs.rdx), (FREE | page | 0xf0, 0x200));
+    // A page that is not accepted, then a table: as if nothing had been.
+    for operand in [0, 1] {
+        let before = host.memory();
+        let not_tracked = Status::TLB_TRACKING_NOT_DONE.on(Operand::Rcx);
+        host.ok(leaf::MEM_RANGE_BLOCK, &[operand, TDR]);
+        assert!(host.memory() != before);
+        let regs = host.fails(rax, &[operand, TDR], not_tracked);
+        assert_eq!((regs.rcx, regs.rdx), (0, 0));
+        host.ok(leaf::MEM_TRACK, &[TDR]);
+        let regs = host.ok(rax, &[operand, TDR]);
+        assert_eq!((regs.rcx, regs.rdx), (0, 0));
+        host.fails(rax, &[operand, TDR], state);
+    }
+    let regs = host.ok(leaf::MEM_SEPT_RD, &[0, TDR]);
+    assert_eq!((regs.rcx, regs.rdx), (FREE | page | 0xf0, 0x200));
+}
+
+#[test]
+fn a_mapped_page_is_unblocked() {
+    let (host, mut td) = with_tables();
+    td.add_page(&host, 0, &[7; 4096]);
+    let mapped = host.ok(leaf::MEM_SEPT_RD, &[0, TDR]);
+    host.ok(leaf::MEM_RANGE_BLOCK, &[0, TDR]);
+    assert_eq!(host.ok(leaf::MEM_SEPT_RD, &[0, TDR]).rdx, 0x100);
+    // Before the TD can run, translations need not be tracked.
+    host.ok(leaf::MEM_RANGE_UNBLOCK, &[0, TDR]);
+    assert_eq!(host.ok(leaf::MEM_SEPT_RD, &[0, TDR]), mapped);
+    host.ok(leaf::MR_EXTEND, &[0, TDR]);
+}
+
+#[test]
+fn sept_rd() {
+    let (host, _td) = with_tables();
+    let rax = leaf::MEM_SEPT_RD;
+    bad_pages(&host, Operand::Rdx, false, |pa| (rax, vec![0, pa]));
+    bad_gpas(&host, rax, &[TDR], 0, &[4, 5, 1 << 12 | 1]);
+    let walk = Status::EPT_WALK_FAILED.on(Operand::Rcx);
+    let regs = host.fails(rax, &[1 << 30, TDR], walk);
+    assert_eq!((regs.rcx, regs.rdx), (FREE, 2));
+    let regs = host.ok(rax, &[0, TDR]);
+    assert_eq!((regs.rcx, regs.rdx), (FREE, 0));
+    let regs = host.ok(rax, &[3, TDR]);
+    assert_eq!((regs.rcx, regs.rdx), (7, 0x8403));
+}
+
+#[test]
+fn sept_remove() {
+    let (host, mut td) = runnable();
+    let rax = leaf::MEM_SEPT_REMOVE;
+    bad_pages(&host, Operand::Rdx, false, |pa| (rax, vec![1, pa]));
+    bad_gpas(&host, rax, &[TDR], 1, &[0, 4, 5, 1 << 12 | 1]);
+    let walk = Status::EPT_WALK_FAILED.on(Operand::Rcx);
+    host.fails(rax, &[1 << 30 | 1, TDR], walk);
+    let state = Status::EPT_ENTRY_STATE_INCORRECT.on(Operand::Rcx);
+    let regs = host.fails(rax, &[0x20_0000 | 1, TDR], state);
+    assert_eq!((regs.rcx, regs.rdx), (FREE, 1));
+    let not_blocked = Status::GPA_RANGE_NOT_BLOCKED.on(Operand::Rcx);
+    let regs = host.fails(rax, &[1, TDR], not_blocked);
+    assert_eq!((regs.rcx, regs.rdx), (7, 0x8401));
+    host.ok(leaf::MEM_RANGE_BLOCK, &[1, TDR]);
+    let not_tracked = Status::TLB_TRACKING_NOT_DONE.on(Operand::Rcx);
+    host.fails(rax, &[1, TDR], not_tracked);
+    host.ok(leaf::MEM_TRACK, &[TDR]);
+    let table = *td.pages[..9].last().unwrap();
+    let regs = host.ok(rax | VERSION_1, &[1, TDR]);
+    assert_eq!((regs.rcx, regs.rdx), (table, 0));
+    assert_eq!(
+        (regs.r9, regs.r10, regs.r11),
+        (u64::MAX, u64::MAX, u64::MAX)
+    );
+    let info = host.module.page_info(&host.machine.lp(0), table).unwrap();
+    assert_eq!(info.page_type, PageType::Nda);
+    assert_eq!(host.ok(leaf::MEM_SEPT_RD, &[1, TDR]).rcx, FREE);
+
+    // The table above is not empty once there is a new one.
+    let page = td.page();
+    host.ok(leaf::MEM_SEPT_ADD, &[1, TDR, page]);
+    host.ok(leaf::MEM_RANGE_BLOCK, &[2, TDR]);
+    host.ok(leaf::MEM_TRACK, &[TDR]);
+    let not_free = Status::EPT_PAGE_NOT_FREE.on(Operand::Rcx);
+    host.fails(rax, &[2, TDR], not_free);
+}
+
 /// Runs `f` while the TD's first vCPU, entered on the other processor, runs.
 fn while_running(host: &Host, td: &Td, f: impl FnOnce()) {
     host.ok(leaf::VP_FLUSH, &[td.vcpus[0]]);

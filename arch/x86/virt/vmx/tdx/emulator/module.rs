@@ -19,6 +19,7 @@
 mod address;
 mod cpuid;
 mod dispatch;
+mod guest;
 mod hold;
 mod inspect;
 mod keys;
@@ -157,6 +158,13 @@ impl Module {
     /// several processors at once; `platform` says on which one this is.
     pub fn seamcall<P: Platform>(&self, platform: &P, regs: &mut Regs) -> Outcome {
         dispatch::seamcall(self, platform, regs)
+    }
+
+    /// The status of a SEAMCALL with this RAX, as things are, if it does not get as far as to a leaf.
+    ///
+    /// Such a status does not depend on whether the leaf is modelled.
+    pub fn refusal(&self, rax: u64) -> Option<Status> {
+        dispatch::refusal(self, rax)
     }
 
     /// The name of a leaf, without the leading `TDH.`.

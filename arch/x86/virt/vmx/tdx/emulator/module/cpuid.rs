@@ -598,6 +598,13 @@ pub(super) fn signature<P: Platform>(tdcs: &Tdcs<'_, P>) -> u32 {
     tdcs.call().platform.read64(value_pa(tdcs, 0)) as u32
 }
 
+/// Whether an initialised TD has MONITOR: CPUID(1).ECX.
+pub(super) fn has_monitor<P: Platform>(tdcs: &Tdcs<'_, P>) -> bool {
+    const MONITOR: u64 = 1 << 3;
+    let pa = value_pa(tdcs, 0).wrapping_add(8);
+    tdcs.call().platform.read64(pa) & MONITOR != 0
+}
+
 /// The code of a CPUID value as a metadata field: EAX and EBX, or ECX and EDX if `half` is 1.
 fn field_code(leaf: &VirtualLeaf, half: u64) -> u64 {
     let subleaf = leaf

@@ -135,6 +135,11 @@ pub(super) fn seamcall<P: Platform>(module: &Module, platform: &P, regs: &mut Re
     }
 }
 
+/// The status of a SEAMCALL with this RAX if it does not get as far as to a leaf.
+pub(super) fn refusal(module: &Module, rax: u64) -> Option<Status> {
+    check(module, rax, rax as u16, (rax >> 16) as u8).err()
+}
+
 /// What is checked before the leaf itself is looked at.
 fn check(module: &Module, rax: u64, leaf: u16, version: u8) -> LeafResult {
     let info = LeafInfo::by_number(leaf);

@@ -6,13 +6,17 @@ mod mem_page_add;
 mod mem_page_aug;
 mod mem_page_remove;
 mod mem_range_block;
+mod mem_range_unblock;
 mod mem_sept_add;
+mod mem_sept_rd;
+mod mem_sept_remove;
 mod mem_track;
 mod mng_addcx;
 mod mng_create;
 mod mng_init;
 mod mng_key_config;
 mod mng_key_freeid;
+mod mng_key_reclaimid;
 mod mng_rd;
 mod mng_vpflushdone;
 mod mr_extend;
@@ -99,8 +103,8 @@ pub enum LockOf {
     PageRcx,
     /// The page that R8 names, which becomes a TD's.
     PageR8,
-    /// The page that a Secure EPT entry points to.
-    RemovedPage,
+    /// The page or table that a Secure EPT entry points to.
+    EntryPage,
 }
 
 impl LockOf {
@@ -120,7 +124,7 @@ impl LockOf {
             LockOf::Epoch => "epoch",
             LockOf::PageRcx => "page RCX",
             LockOf::PageR8 => "page R8",
-            LockOf::RemovedPage => "removed page",
+            LockOf::EntryPage => "page of the entry",
         }
     }
 }
@@ -416,13 +420,17 @@ leaves! {
     mem_page_aug,
     mem_page_remove,
     mem_range_block,
+    mem_range_unblock,
     mem_sept_add,
+    mem_sept_rd,
+    mem_sept_remove,
     mem_track,
     mng_addcx,
     mng_create,
     mng_init,
     mng_key_config,
     mng_key_freeid,
+    mng_key_reclaimid,
     mng_rd,
     mng_vpflushdone,
     mr_extend,
@@ -449,7 +457,7 @@ leaves! {
     vp_wr,
 }
 
-static NOT_MODELLED: [LeafInfo; 35] = [
+static NOT_MODELLED: [LeafInfo; 31] = [
     LeafInfo::not_modelled(5, "MEM.PAGE.RELOCATE"),
     LeafInfo::not_modelled(12, "MEM.RD"),
     LeafInfo::not_modelled(13, "MNG.WR"),
@@ -459,12 +467,6 @@ static NOT_MODELLED: [LeafInfo; 35] = [
         versions: Versions::Two,
         ..LeafInfo::not_modelled(23, "MEM.PAGE.PROMOTE")
     },
-    LeafInfo::not_modelled(25, "MEM.SEPT.RD"),
-    LeafInfo::not_modelled(27, "MNG.KEY.RECLAIMID"),
-    LeafInfo {
-        versions: Versions::Two,
-        ..LeafInfo::not_modelled(30, "MEM.SEPT.REMOVE")
-    },
     LeafInfo {
         early: true,
         ..LeafInfo::not_modelled(32, "SYS.INFO")
@@ -473,7 +475,6 @@ static NOT_MODELLED: [LeafInfo; 35] = [
         early: true,
         ..LeafInfo::not_modelled(37, "SYS.RDALL")
     },
-    LeafInfo::not_modelled(39, "MEM.RANGE.UNBLOCK"),
     LeafInfo::not_modelled(42, "MEM.SEPT.WR"),
     LeafInfo {
         early: true,

@@ -144,6 +144,8 @@ enum Format {
     SharexHostPriority,
     /// One bit in a Secure EPT entry.
     SeptEntry,
+    /// The same for a guest, which leaves it to a host that waits.
+    SeptEntryForGuest,
 }
 
 /// A lock that is held. It is given back when this is dropped.
@@ -185,6 +187,18 @@ impl<'c, P: Platform> Held<'c, P> {
         Self::take(call, Word::Memory(entry), Format::SeptEntry, record)
     }
 
+    /// Takes the lock of the Secure EPT entry at `entry` for a guest.
+    pub(super) fn sept_entry_for_guest(
+        call: &'c Call<'c, P>,
+        entry: u64,
+        gpa: u64,
+    ) -> Result<Self, Busy> {
+        let lock = Lock::SeptEntry { entry, gpa };
+        let mode = LockMode::Exclusive;
+        let record = LockRecord { lock, mode };
+        Self::take(call, Word::Memory(entry), Format::SeptEntryForGuest, record)
+    }
+
     fn take(
         call: &'c Call<'c, P>,
         word: Word<'c>,
@@ -194,6 +208,10 @@ impl<'c, P: Platform> Held<'c, P> {
         let change = |value: u64| match (format, record.mode) {
             (Format::SeptEntry, _) => (value & SEPT_ENTRY_LOCK == 0)
                 .then_some((value | SEPT_ENTRY_LOCK) & !SEPT_ENTRY_HOST_PRIORITY),
+            (Format::SeptEntryForGuest, _) => {
+                (value & (SEPT_ENTRY_LOCK | SEPT_ENTRY_HOST_PRIORITY) == 0)
+                    .then_some(value | SEPT_ENTRY_LOCK)
+            }
             (_, LockMode::Exclusive) => (value & (EXCLUSIVE | SHARED_MASK) == 0)
                 .then_some((value | EXCLUSIVE) & !HOST_PRIORITY),
             (_, LockMode::Shared) => (value & EXCLUSIVE == 0 && value & SHARED_MASK != SHARED_MASK)
@@ -212,7 +230,7 @@ impl<'c, P: Platform> Held<'c, P> {
 
         // Only a mark for guests: if it cannot be left, the next attempt will leave it.
         match format {
-            Format::Sharex => true,
+            Format::Sharex | Format::SeptEntryForGuest => true,
             Format::SharexHostPriority => {
                 word.update(call.platform, ATTEMPTS, |value| Some(value | HOST_PRIORITY))
             }
@@ -267,7 +285,7 @@ impl<P: Platform> Drop for Held<'_, P> {
     fn drop(&mut self) {
         let change = |value: u64| {
             Some(match (self.format, self.record.mode) {
-                (Format::SeptEntry, _) => value & !SEPT_ENTRY_LOCK,
+                (Format::SeptEntry | Format::SeptEntryForGuest, _) => value & !SEPT_ENTRY_LOCK,
                 (_, LockMode::Exclusive) => value & !EXCLUSIVE,
                 (_, LockMode::Shared) if value & SHARED_MASK == 0 => value,
                 (_, LockMode::Shared) => value.wrapping_sub(SHARED_ONE),

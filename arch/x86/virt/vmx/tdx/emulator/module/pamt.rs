@@ -361,6 +361,14 @@ pub(super) fn set_blocking_epoch<P: Platform>(call: &Call<'_, P>, pa: u64, level
     }
 }
 
+/// The epoch in which a page of that level was blocked.
+pub(super) fn blocking_epoch<P: Platform>(call: &Call<'_, P>, pa: u64, level: u8) -> u64 {
+    call.module.tdmrs.find(pa).map_or(0, |(tdmr, offset)| {
+        let entry = tdmr.entry(offset, level);
+        call.platform.read64(entry.wrapping_add(8))
+    })
+}
+
 /// Looks at a page without a lock.
 pub(super) fn look<P: Platform>(module: &Module, platform: &P, pa: u64) -> Option<PageInfo> {
     let (tdmr, offset) = module.tdmrs.find(pa)?;

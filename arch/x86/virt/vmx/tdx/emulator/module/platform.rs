@@ -4,6 +4,7 @@
 
 use super::{
     locks::LockRecord,
+    regs::Regs,
     status::Status, //
 };
 
@@ -76,6 +77,10 @@ pub struct GuestVcpu {
     pub index: u32,
     /// The guest gets a virtualization exception, for a page it has not accepted.
     pub inject_ve: bool,
+    /// The guest's general-purpose registers.
+    pub regs: Regs,
+    /// The guest's instruction pointer.
+    pub rip: u64,
 }
 
 /// Why a guest stopped running.
@@ -83,6 +88,8 @@ pub struct GuestVcpu {
 pub enum GuestExit {
     /// The platform cannot run guests. Nothing ran.
     Unsupported,
+    /// The guest executed TDCALL with these registers.
+    Tdcall(Regs),
     /// A VM exit that goes to the host.
     VmExit {
         /// The exit reason.

@@ -40,4 +40,47 @@ impl Regs {
         (self.r8, self.r9, self.r10, self.r11) = (0, 0, 0, 0);
         page
     }
+
+    /// These registers, with those of `from` whose bits are set in `mask`, numbered as in
+    /// instructions.
+    pub(super) fn with(self, mask: u64, from: &Regs) -> Regs {
+        let mut registers = self.to_array();
+        for (bit, (to, from)) in registers.iter_mut().zip(from.to_array()).enumerate() {
+            if (mask >> bit) & 1 != 0 {
+                *to = from;
+            }
+        }
+        Self::from_array(registers)
+    }
+
+    /// The registers as they are numbered in instructions; 0 for RSP.
+    pub const fn to_array(self) -> [u64; 16] {
+        [
+            self.rax, self.rcx, self.rdx, self.rbx, 0, self.rbp, self.rsi, self.rdi, self.r8,
+            self.r9, self.r10, self.r11, self.r12, self.r13, self.r14, self.r15,
+        ]
+    }
+
+    /// The registers from an array in which they are numbered as in instructions.
+    pub const fn from_array(registers: [u64; 16]) -> Self {
+        let [rax, rcx, rdx, rbx, _, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15] =
+            registers;
+        Self {
+            rax,
+            rcx,
+            rdx,
+            rbx,
+            rbp,
+            rsi,
+            rdi,
+            r8,
+            r9,
+            r10,
+            r11,
+            r12,
+            r13,
+            r14,
+            r15,
+        }
+    }
 }

@@ -155,6 +155,16 @@ impl SeptEntry {
         Self(self.0 & !(STATE | READ_WRITE_EXECUTE) | state as u64 | SUPPRESS_VE)
     }
 
+    /// The entry as it was before it was blocked, if it is.
+    pub(super) fn unblock(self) -> Option<Self> {
+        Some(match self.state() {
+            SeptState::Blocked => Self::mapped(self.address()),
+            SeptState::PendingBlocked => Self::pending(self.address()),
+            SeptState::TableBlocked => Self::table(self.address()),
+            _ => return None,
+        })
+    }
+
     /// The state; a value that no leaf writes counts as [`SeptState::Removed`].
     pub(super) fn state(self) -> SeptState {
         SeptState::ALL
@@ -193,6 +203,14 @@ pub(super) fn fill_free<P: Platform>(platform: &P, pa: u64) {
         let pa = pa.wrapping_add(index.wrapping_mul(8));
         platform.write64(pa, SeptEntry::FREE.0);
     }
+}
+
+/// Whether no entry of a table maps anything.
+pub(super) fn is_all_free<P: Platform>(platform: &P, pa: u64) -> bool {
+    (0..PAGE_SIZE / 8).all(|index| {
+        let pa = pa.wrapping_add(index.wrapping_mul(8));
+        SeptEntry(platform.read64(pa)).state() == SeptState::Free
+    })
 }
 
 /// The GPA and level that RCX holds.
@@ -241,10 +259,31 @@ pub(super) struct Walk {
 }
 
 impl Walk {
-    /// A status about RCX that comes with a description of the entry.
-    pub(super) fn fail(&self, regs: &mut Regs, status: Status) -> Status {
+    /// The same entry, as it is now.
+    pub(super) fn again<P: Platform>(&self, platform: &P) -> Self {
+        let value = platform.read64(self.pa);
+        let entry = SeptEntry(value & !(SEPT_ENTRY_LOCK | SEPT_ENTRY_HOST_PRIORITY));
+        Self { entry, ..*self }
+    }
+
+    /// The description of the entry for a host whose guest wanted to accept a page of that level.
+    pub(super) fn about_accept(&self, level: u8) -> u64 {
+        let state = self.entry.state();
+        u64::from(level)
+            | (u64::from(self.level) << 3)
+            | ((state.public_code() & 0xff) << 6)
+            | (u64::from(state.is_leaf()) << 14)
+    }
+
+    /// Describes the entry in RCX and RDX.
+    fn describe(&self, regs: &mut Regs) {
         regs.rcx = self.entry.masked();
         regs.rdx = u64::from(self.level) | (self.entry.state().public_code() << 8);
+    }
+
+    /// A status about RCX that comes with a description of the entry.
+    pub(super) fn fail(&self, regs: &mut Regs, status: Status) -> Status {
+        self.describe(regs);
         status.on(Operand::Rcx)
     }
 }
@@ -324,8 +363,7 @@ impl<'c, P: Platform> Entry<'c, P> {
                 Ok(held) => entry.held = Some(held),
                 Err(_) => return Err(entry.fail(regs, Status::OPERAND_BUSY)),
             }
-            let value = call.platform.read64(walk.pa);
-            entry.walk.entry = SeptEntry(value & !(SEPT_ENTRY_LOCK | SEPT_ENTRY_HOST_PRIORITY));
+            entry.walk = walk.again(call.platform);
         }
         Ok(entry)
     }
@@ -348,6 +386,20 @@ impl<'c, P: Platform> Entry<'c, P> {
     /// The level of the entry.
     pub(super) fn level(&self) -> u8 {
         self.walk.level
+    }
+
+    /// The size of the page that the entry points to. A table is a 4 KiB page.
+    pub(super) fn page_level(&self) -> u8 {
+        if self.state().is_leaf() {
+            self.level()
+        } else {
+            0
+        }
+    }
+
+    /// Describes the entry in RCX and RDX.
+    pub(super) fn describe(&self, regs: &mut Regs) {
+        self.walk.describe(regs);
     }
 
     /// Checks that the state of the entry is one that the leaf works on.

@@ -401,6 +401,11 @@ impl<'c, P: Platform> Tdcs<'c, P> {
         self.get(TdcsField::ConfigFlags) & 1 != 0
     }
 
+    /// Whether exits leave RBP alone.
+    pub(super) fn has_no_rbp_mod(&self) -> bool {
+        self.get(TdcsField::ConfigFlags) & (1 << 2) != 0
+    }
+
     /// The level of the entries in the root of the Secure EPT: 3 or 4.
     pub(super) fn root_level(&self) -> u8 {
         // The field holds the number of levels, less one.
@@ -434,10 +439,22 @@ impl<'c, P: Platform> Tdcs<'c, P> {
         self.field_pa(TdcsField::EpochUsers).wrapping_add(offset)
     }
 
-    /// Whether no processor can still have a translation that was blocked in that epoch.
-    pub(super) fn is_tracked(&self, blocked: u64) -> bool {
+    /// Whether the guest may run, so that its TLBs matter.
+    pub(super) fn tracking_required(&self) -> bool {
+        /// RUNNABLE, LIVE_EXPORT, LIVE_IMPORT.
+        const STATES: u16 = 0x20c;
+        self.check_op_state(STATES).is_ok()
+    }
+
+    /// Checks that no processor can still have a translation that was blocked in that epoch, if the
+    /// guest may run.
+    pub(super) fn check_tracked(&self, blocked: u64) -> Result<(), Status> {
         let previous = self.get(TdcsField::Epoch).wrapping_sub(1);
-        blocked < previous || blocked == previous && self.epoch_users(blocked) == 0
+        let tracked = blocked < previous || blocked == previous && self.epoch_users(blocked) == 0;
+        if self.tracking_required() && !tracked {
+            return Err(Status::TLB_TRACKING_NOT_DONE.on(Operand::Rcx));
+        }
+        Ok(())
     }
 }
 

@@ -12,6 +12,7 @@ use super::{
         PageType, //
     },
     platform::Platform,
+    regs::Regs,
     status::Status,
     td::{
         LockedTd,
@@ -95,11 +96,10 @@ pub(super) enum VpField {
     FaultCount = 0x188,
     /// How many of their addresses are remembered.
     FaultListLength = 0x190,
-    GuestRbx = 0x200,
-    GuestRcx = 0x208,
-    GuestRdx = 0x210,
-    GuestRsi = 0x218,
-    GuestR8 = 0x220,
+    /// When the guest first did not get a Secure EPT entry that the host wants too, or 0.
+    HostPrioritySince = 0x198,
+    /// The guest's general-purpose registers, numbered as in instructions.
+    GuestRegs = 0x200,
     /// The remembered addresses, up to [`MAX_FAULTS`] of them.
     FaultList = 0x300,
 }
@@ -185,6 +185,26 @@ impl<P: Platform> Vp<'_, P> {
         let zero_page = tdcs.tdcs_page(TDCS_ZERO_PAGE);
         let zero_page = metadata::with_hkid(tdcs, zero_page);
         self.set(VpField::SharedEptPointer, zero_page);
+    }
+
+    /// The guest's general-purpose registers.
+    pub(super) fn guest_regs(&self) -> Regs {
+        let mut registers = [0; 16];
+        let mut pa = self.field_pa(VpField::GuestRegs);
+        for register in &mut registers {
+            *register = self.call.platform.read64(pa);
+            pa = pa.wrapping_add(8);
+        }
+        Regs::from_array(registers)
+    }
+
+    /// Sets the guest's general-purpose registers.
+    pub(super) fn set_guest_regs(&self, regs: &Regs) {
+        let mut pa = self.field_pa(VpField::GuestRegs);
+        for register in regs.to_array() {
+            self.call.platform.write64(pa, register);
+            pa = pa.wrapping_add(8);
+        }
     }
 
     /// Appends a page.

@@ -21,7 +21,7 @@ pub(super) const INFO: LeafInfo = LeafInfo {
         LeafLock::shared(LockOf::OpState, Operand::OpState),
         LeafLock::shared(LockOf::SeptTree, Operand::SeptTree),
         LeafLock::exclusive(LockOf::SeptEntry, Operand::Rcx),
-        LeafLock::exclusive(LockOf::RemovedPage, Operand::Rcx),
+        LeafLock::exclusive(LockOf::EntryPage, Operand::Rcx),
     ],
     operands: &[("RCX", "GPA, level 0 to 2"), ("RDX", "TDR")],
     results: &[
@@ -44,10 +44,7 @@ pub(super) const INFO: LeafInfo = LeafInfo {
 
 const TD: TdAccess = TdAccess::of(&INFO);
 const SEPT: SeptAccess = SeptAccess::of(&INFO);
-const PAGE: LeafLock = INFO.lock(LockOf::RemovedPage);
-
-/// The operation states in which the guest may run, so that its TLBs matter.
-const TRACKING_REQUIRED: u16 = 0x20c;
+const PAGE: LeafLock = INFO.lock(LockOf::EntryPage);
 
 pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResult {
     let (rcx, tdr) = regs.take_rcx_rdx();
@@ -55,15 +52,11 @@ pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResul
     let td = TD.open(call, tdr)?;
     let entry = SEPT.open(&td, rcx, 0..=2, regs)?;
     entry.check(entry.state().is_leaf(), regs)?;
-    let page = pamt::lock_implicit(call, entry.value().address(), &PAGE, entry.level())?;
-    if td.check_op_state(TRACKING_REQUIRED).is_ok() {
-        if !entry.state().is_blocked() {
-            return Err(entry.fail(regs, Status::GPA_RANGE_NOT_BLOCKED));
-        }
-        if !td.is_tracked(page.blocking_epoch()) {
-            return Err(Status::TLB_TRACKING_NOT_DONE.on(Operand::Rcx));
-        }
+    let page = pamt::lock_implicit(call, entry.value().address(), &PAGE, entry.page_level())?;
+    if td.tracking_required() && !entry.state().is_blocked() {
+        return Err(entry.fail(regs, Status::GPA_RANGE_NOT_BLOCKED));
     }
+    td.check_tracked(page.blocking_epoch())?;
 
     entry.set(SeptEntry::FREE);
     td.give_back(&page);

@@ -52,7 +52,6 @@ pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResul
 
     entry.set(entry.value().block(blocked));
     let epoch = td.get(TdcsField::Epoch);
-    let level = if state.is_leaf() { entry.level() } else { 0 };
-    pamt::set_blocking_epoch(call, entry.value().address(), level, epoch);
+    pamt::set_blocking_epoch(call, entry.value().address(), entry.page_level(), epoch);
     Ok(())
 }

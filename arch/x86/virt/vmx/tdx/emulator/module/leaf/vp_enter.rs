@@ -12,6 +12,11 @@ use super::{
     sys_init::LIMIT_CPUID, //
 };
 use crate::module::{
+    cpuid,
+    guest::{
+        self,
+        Tdcall, //
+    },
     locks::fetch_add,
     open::{
         OpenVp,
@@ -57,11 +62,14 @@ pub(super) const INFO: LeafInfo = LeafInfo {
         Answer::Page(Operand::Rcx),
         Answer::TD_STATE,
         Answer::ASSOCIATION,
+        Answer::About(Status::OPERAND_INVALID, &[Operand::Rcx]),
         Answer::Detailed(Status::INCONSISTENT_MSR, "MSR"),
         Answer::Plain(Status::TSC_ROLLBACK),
+        Answer::Detailed(Status::INCORRECT_MSR_VALUE, "MSR"),
         Answer::About(Status::OPERAND_BUSY, &[Operand::SeptTree]),
         Answer::Detailed(Status::SUCCESS, "exit reason"),
         Answer::Detailed(Status::NON_RECOVERABLE_VCPU, "exit reason"),
+        Answer::Plain(Status::HOST_PRIORITY_BUSY_TIMEOUT),
     ],
     ..LeafInfo::NEW
 };
@@ -82,8 +90,8 @@ const EPT_MISCONFIGURATION: u32 = 49;
 const QUALIFICATION_WRITE: u64 = 1 << 1;
 /// The extended qualification of an access to a page that is not accepted.
 const PENDING_PAGE: u64 = 6;
-/// The bit of CONFIG_FLAGS that makes exits leave RBP alone.
-const NO_RBP_MOD: u64 = 1 << 2;
+/// The exit reason that stands for TDG.VP.VMCALL.
+const TDVMCALL_REASON: u32 = 77;
 /// How often a guest goes on by itself before the host gets its turn.
 const MAX_RESUMES: u32 = 1000;
 
@@ -96,6 +104,12 @@ const RESUME_L1: u64 = 1 << 53;
 
 /// The last exit was like a trap.
 const ASYNC_TRAP: u64 = 1;
+/// The last exit was for what the guest asked.
+const TDVMCALL: u64 = 2;
+
+const IA32_MISC_ENABLE: u32 = 0x1a0;
+/// The bit of `IA32_MISC_ENABLE` without which MONITOR does not work.
+const MONITOR_FSM: u64 = 1 << 18;
 
 pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResult {
     let (module, platform) = (call.module, call.platform);
@@ -120,6 +134,11 @@ pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResul
         return Err(Status::TSC_ROLLBACK);
     }
 
+    let monitors = platform.msrs().misc_enable & MONITOR_FSM != 0;
+    if !monitors && cpuid::has_monitor(&vp.td) {
+        return Err(Status::INCORRECT_MSR_VALUE.detail(IA32_MISC_ENABLE));
+    }
+
     let epoch = {
         let _lock = vp.td.lock_epoch(LockMode::Shared)?;
         let epoch = vp.td.get(TdcsField::Epoch);
@@ -142,72 +161,141 @@ pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResul
         }
     }
 
+    if vp.get(VpField::LastExit) == TDVMCALL {
+        guest::answer_vmcall(&vp, regs);
+    }
     vp.set(VpField::Epoch, epoch);
     vp.set_state(VcpuState::Active);
     vp.td.unlock_op_state();
     let exit = run_guest(&vp);
     fetch_add(platform, users, u64::MAX);
     vp.set_state(VcpuState::Ready);
-    vp.set(VpField::LastExit, 0);
+    vp.set(VpField::LastExit, exit.kind());
     vp.set(VpField::LastExitTsc, platform.tsc());
-    leave(&vp, exit, regs)
+    leave(&vp, &exit, regs)
 }
 
-/// An exit, with what the module adds to it.
-struct Exit {
-    exit: GuestExit,
-    /// What RDX tells.
-    extended_qualification: u64,
+/// Why the host gets the processor back.
+enum Exit {
+    /// The platform cannot run guests.
+    Unsupported,
+    /// The guest asks the host for something.
+    Tdvmcall,
+    /// The guest has waited too long for a Secure EPT entry that the host wants too.
+    HostPriorityTimeout,
+    /// A VM exit, or what is to look like one.
+    Vm {
+        reason: u32,
+        qualification: u64,
+        extended_qualification: u64,
+        gpa: u64,
+        interruption: u32,
+    },
+}
+
+impl Exit {
+    /// How the guest ended: [`VpField::LastExit`].
+    fn kind(&self) -> u64 {
+        match self {
+            Exit::Tdvmcall => TDVMCALL,
+            Exit::HostPriorityTimeout => ASYNC_TRAP,
+            _ => 0,
+        }
+    }
 }
 
 /// Runs the guest until it exits for a reason that is the host's to know.
 fn run_guest<P: Platform>(vp: &OpenVp<'_, P>) -> Exit {
-    let tdcs = &*vp.td;
-    let mut vcpu = GuestVcpu {
-        tdvpr: vp.tdvpr(),
-        tdr: tdcs.tdr,
-        index: vp.get(VpField::Index) as u32,
-        inject_ve: false,
-    };
-    let ve_disabled = tdcs.get(TdcsField::Attributes) & ATTRIBUTE_SEPT_VE_DISABLE != 0;
+    let mut inject_ve = false;
     for _ in 0..MAX_RESUMES {
-        let exit = tdcs.call().platform.enter_guest(&vcpu);
-        let mut extended_qualification = 0;
-        if let GuestExit::VmExit {
-            reason: EPT_VIOLATION,
-            gpa,
-            rip,
-            ..
-        } = exit
-        {
-            if sept::check_private(tdcs, gpa).is_ok() {
-                match sept::walk(tdcs, gpa, 0).0.entry.state() {
-                    SeptState::Pending if !ve_disabled => {
-                        vcpu.inject_ve = true;
-                        continue;
+        let vcpu = GuestVcpu {
+            tdvpr: vp.tdvpr(),
+            tdr: vp.td.tdr,
+            index: vp.get(VpField::Index) as u32,
+            inject_ve,
+            regs: vp.guest_regs(),
+            rip: vp.get(VpField::GuestRip),
+        };
+        inject_ve = false;
+        match vp.td.call().platform.enter_guest(&vcpu) {
+            GuestExit::Unsupported => return Exit::Unsupported,
+            GuestExit::Tdcall(regs) => {
+                vp.set_guest_regs(&regs);
+                match guest::tdcall(vp) {
+                    Tdcall::Return => {}
+                    Tdcall::Vmcall => return Exit::Tdvmcall,
+                    Tdcall::NotAccepted {
+                        gpa,
+                        extended_qualification,
+                    } => {
+                        return Exit::Vm {
+                            reason: EPT_VIOLATION,
+                            qualification: QUALIFICATION_WRITE,
+                            extended_qualification,
+                            gpa,
+                            interruption: 0,
+                        }
                     }
-                    SeptState::Pending => extended_qualification = PENDING_PAGE,
-                    _ => {}
+                    Tdcall::HostPriorityTimeout => return Exit::HostPriorityTimeout,
                 }
-                vp.count_fault(rip, gpa & !0xfff);
+            }
+            GuestExit::VmExit {
+                reason,
+                qualification,
+                gpa,
+                interruption,
+                rip,
+            } => {
+                vp.set(VpField::GuestRip, rip);
+                let violation = match reason {
+                    EPT_VIOLATION => violation(vp, rip, gpa),
+                    _ => Violation::OfHost(0),
+                };
+                match violation {
+                    Violation::OfGuest => inject_ve = true,
+                    Violation::OfHost(extended_qualification) => {
+                        return Exit::Vm {
+                            reason,
+                            qualification,
+                            extended_qualification,
+                            gpa,
+                            interruption,
+                        }
+                    }
+                }
             }
         }
-        return Exit {
-            exit,
-            extended_qualification,
-        };
     }
     // As if an interrupt had come.
-    Exit {
-        exit: GuestExit::VmExit {
-            reason: EXTERNAL_INTERRUPT,
-            qualification: 0,
-            gpa: 0,
-            interruption: 0,
-            rip: 0,
-        },
+    Exit::Vm {
+        reason: EXTERNAL_INTERRUPT,
+        qualification: 0,
         extended_qualification: 0,
+        gpa: 0,
+        interruption: 0,
     }
+}
+
+/// Who is to know of an EPT violation.
+enum Violation {
+    /// The guest, by an exception.
+    OfGuest,
+    /// The host, with this extended exit qualification.
+    OfHost(u64),
+}
+
+/// Looks at an EPT violation.
+fn violation<P: Platform>(vp: &OpenVp<'_, P>, rip: u64, gpa: u64) -> Violation {
+    let tdcs = &*vp.td;
+    if sept::check_private(tdcs, gpa).is_err() {
+        return Violation::OfHost(0);
+    }
+    let pending = sept::walk(tdcs, gpa, 0).0.entry.state() == SeptState::Pending;
+    if pending && tdcs.get(TdcsField::Attributes) & ATTRIBUTE_SEPT_VE_DISABLE == 0 {
+        return Violation::OfGuest;
+    }
+    vp.count_fault(rip, gpa & !0xfff);
+    Violation::OfHost(if pending { PENDING_PAGE } else { 0 })
 }
 
 /// Looks for an address that the host may use to step the guest: one that faulted often at the same
@@ -232,35 +320,39 @@ fn clear_outputs(regs: &mut Regs) {
     };
 }
 
-/// Sets the registers that tell the host about a VM exit.
-fn leave<P: Platform>(vp: &OpenVp<'_, P>, exit: Exit, regs: &mut Regs) -> LeafResult {
+/// Sets the registers that tell the host about an exit.
+fn leave<P: Platform>(vp: &OpenVp<'_, P>, exit: &Exit, regs: &mut Regs) -> LeafResult {
+    if let Exit::Tdvmcall = exit {
+        guest::show_vmcall(vp, regs);
+        return Err(Status::SUCCESS.detail(TDVMCALL_REASON));
+    }
     clear_outputs(regs);
-    let no_rbp_mod = vp.td.get(TdcsField::ConfigFlags) & NO_RBP_MOD != 0;
-    if !(no_rbp_mod && vp.td.call().module.profile().keeps_rbp) {
+    if !(vp.td.has_no_rbp_mod() && vp.td.call().module.profile().keeps_rbp) {
         regs.rbp = 0;
     }
-    match exit.exit {
-        GuestExit::Unsupported => Err(Status::NON_RECOVERABLE_VCPU.detail(CANNOT_RUN)),
-        GuestExit::VmExit {
+    match *exit {
+        Exit::Tdvmcall | Exit::Unsupported => Err(Status::NON_RECOVERABLE_VCPU.detail(CANNOT_RUN)),
+        Exit::HostPriorityTimeout => Err(Status::HOST_PRIORITY_BUSY_TIMEOUT),
+        Exit::Vm {
             reason: TRIPLE_FAULT,
             ..
         } => {
             vp.set_state(VcpuState::Disabled);
             Err(Status::NON_RECOVERABLE_VCPU.detail(TRIPLE_FAULT))
         }
-        GuestExit::VmExit {
+        Exit::Vm {
             reason,
             qualification,
+            extended_qualification,
             gpa,
             interruption,
-            ..
         } => {
             regs.rcx = qualification & 0xffff_ffff;
             if matches!(reason & 0xffff, EPT_VIOLATION | EPT_MISCONFIGURATION) {
                 regs.rcx &= !0x1f80;
                 regs.r8 = gpa & !0xfff;
             }
-            regs.rdx = exit.extended_qualification;
+            regs.rdx = extended_qualification;
             regs.r9 = u64::from(interruption);
             Err(Status::SUCCESS.detail(reason))
         }

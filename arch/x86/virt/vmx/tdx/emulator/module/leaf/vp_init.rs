@@ -89,12 +89,14 @@ pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResul
     }
 
     vp.set(VpField::Index, index);
-    let gpa_width = if tdcs.has_wide_gpa() { 52 } else { 48 };
-    vp.set(VpField::GuestRbx, gpa_width);
-    vp.set(VpField::GuestRcx, regs.rdx);
-    vp.set(VpField::GuestR8, regs.rdx);
-    vp.set(VpField::GuestRdx, u64::from(cpuid::signature(tdcs)));
-    vp.set(VpField::GuestRsi, index);
+    vp.set_guest_regs(&Regs {
+        rbx: if tdcs.has_wide_gpa() { 52 } else { 48 },
+        rcx: regs.rdx,
+        rdx: u64::from(cpuid::signature(tdcs)),
+        rsi: index,
+        r8: regs.rdx,
+        ..Regs::default()
+    });
     vp.init_vmcs(tdcs);
     vp.set_state(VcpuState::Ready);
     vp.associate(tdcs, false)
