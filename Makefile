@@ -66,6 +66,10 @@ docs-leaves: prepare
 	@scripts/cargo run --quiet --locked --manifest-path tools/tdx/Cargo.toml --target-dir build/cargo \
 		--package tdx-emulator-host --bin leaf-table Documentation/arch/x86/tdx-emulator-leaves.rst
 
+## write the documentation's lists of `unsafe` and of what must not compile anew, from the source
+docs-unsafe:
+	@scripts/docs-lists
+
 ## what must not compile
 compile-fail: prepare
 	@scripts/test-group compile-fail
@@ -102,6 +106,6 @@ help:
 	@echo
 	@awk '/^## /{ text = substr($$0, 4) } /^[a-z-]+:/ { if (text) printf "  %-14s %s\n", substr($$1, 1, index($$1, ":") - 1), text; text = "" }' $(MAKEFILE_LIST)
 
-.PHONY: run test shell trace kernel kunit kselftest host-test golden conformance coverage fuzz-core docs-leaves compile-fail variants prepare payload tdxvm source-update clean distclean help
+.PHONY: run test shell trace kernel kunit kselftest host-test golden conformance coverage fuzz-core docs-leaves compile-fail variants prepare payload tdxvm source-update clean distclean help docs-unsafe
 
 export LINUX FIRMWARE JOBS FILTER TESTS VECTORS

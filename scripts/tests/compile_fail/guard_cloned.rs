@@ -1,4 +1,5 @@
 //! error: E0599
+//! shows: no other guard
 // SPDX-License-Identifier: GPL-2.0
 //
 // A lock that is taken once is released once.

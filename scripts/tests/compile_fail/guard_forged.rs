@@ -1,4 +1,5 @@
 //! error: E0451
+//! shows: no other guard
 // SPDX-License-Identifier: GPL-2.0
 //
 // A guard is made by taking the lock, and in no other way.

@@ -1,4 +1,5 @@
 //! error: lifetime may not live long enough
+//! shows: guard outlives the VM
 // SPDX-License-Identifier: GPL-2.0
 //
 // A guard cannot be kept beyond the lifetime of its VM.

@@ -1,4 +1,5 @@
 //! error: E0277
+//! shows: other thread
 // SPDX-License-Identifier: GPL-2.0
 //
 // The task that took a mutex has to release it.

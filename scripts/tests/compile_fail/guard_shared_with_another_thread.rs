@@ -1,4 +1,5 @@
 //! error: E0277
+//! shows: other thread
 // SPDX-License-Identifier: GPL-2.0
 //
 // What a guard allows, it allows to its own task only.

@@ -1,4 +1,5 @@
 //! error: E0308
+//! shows: SEAMCALL without a witness
 // SPDX-License-Identifier: GPL-2.0
 //
 // TDH.MNG.CREATE takes a lock of the whole module, which the guard of one VM does not cover.

@@ -1,4 +1,5 @@
 //! error: E0308
+//! shows: state of another VM
 // SPDX-License-Identifier: GPL-2.0
 //
 // A SEAMCALL finds its TD in the proof: there is no way to name another one.

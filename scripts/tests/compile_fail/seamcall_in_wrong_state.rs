@@ -1,4 +1,5 @@
 //! error: E0599
+//! shows: transition illegal in the state
 // SPDX-License-Identifier: GPL-2.0
 //
 // A TD that is not initialised cannot be finalised.

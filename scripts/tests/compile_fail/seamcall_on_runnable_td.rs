@@ -1,4 +1,5 @@
 //! error: E0532
+//! shows: transition illegal in the state
 // SPDX-License-Identifier: GPL-2.0
 //
 // Nothing can be done to a TD that is runnable: the state carries nothing.

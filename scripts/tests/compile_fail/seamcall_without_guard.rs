@@ -1,4 +1,5 @@
 //! error: E0599
+//! shows: SEAMCALL without a witness
 // SPDX-License-Identifier: GPL-2.0
 //
 // A SEAMCALL that changes a TD is a method of a state that only the guard gives out.

@@ -1,4 +1,5 @@
 //! error: E0277
+//! shows: SEAMCALL without a witness
 // SPDX-License-Identifier: GPL-2.0
 //
 // A SEAMCALL that reads a TD takes a proof that the TD does not change meanwhile.

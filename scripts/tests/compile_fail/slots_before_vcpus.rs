@@ -1,4 +1,5 @@
 //! error: E0599
+//! shows: vCPU mutexes missing
 // SPDX-License-Identifier: GPL-2.0
 //
 // `slots_lock` can be taken only once the vCPUs are locked.

@@ -1,4 +1,5 @@
 //! error: E0505
+//! shows: early release
 // SPDX-License-Identifier: GPL-2.0
 //
 // A state is of use only while the guard is held.

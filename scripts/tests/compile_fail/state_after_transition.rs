@@ -1,4 +1,5 @@
 //! error: E0382
+//! shows: stale state
 // SPDX-License-Identifier: GPL-2.0
 //
 // A transition consumes the state that it starts from.

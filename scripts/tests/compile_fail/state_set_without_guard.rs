@@ -1,4 +1,5 @@
 //! error: E0599
+//! shows: SEAMCALL without a witness
 // SPDX-License-Identifier: GPL-2.0
 //
 // What the guard protects is written through the guard.

@@ -1,4 +1,5 @@
 //! error: E0499
+//! shows: stale state
 // SPDX-License-Identifier: GPL-2.0
 //
 // No second state exists that would go stale when the first one changes.

@@ -1,4 +1,5 @@
 //! error: E0599
+//! shows: kvm->lock missing
 // SPDX-License-Identifier: GPL-2.0
 //
 // The vCPUs can be locked only once the VM is.

@@ -1,4 +1,5 @@
 //! error: E0507
+//! shows: early release
 // SPDX-License-Identifier: GPL-2.0
 //
 // The guard of the vCPUs cannot be got out of that of the slots.

@@ -1,4 +1,5 @@
 //! error: E0382
+//! shows: early release
 // SPDX-License-Identifier: GPL-2.0
 //
 // A lock cannot be released while one that was taken after it is held.

@@ -1,4 +1,5 @@
 //! error: E0308
+//! shows: SEAMCALL without a witness
 // SPDX-License-Identifier: GPL-2.0
 //
 // TDH.VP.INIT needs the MMU locked for write, on top of the guard.

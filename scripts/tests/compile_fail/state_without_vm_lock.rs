@@ -1,0 +1,15 @@
+//! error: E0308
+//! shows: kvm->lock missing
+// SPDX-License-Identifier: GPL-2.0
+//
+// A vCPU whose mutex is held keeps the TD from changing, but does not let anybody change it.
+
+use crate::{
+    td::{LockedTdVcpu, TdState},
+    vm_state_guard::TdxVmStateGuard,
+};
+
+fn case(vcpu: &LockedTdVcpu<'_>, guard: &TdxVmStateGuard<'_>) {
+    let _ = TdState::new(vcpu); // FAIL
+    let _ = TdState::new(guard); // PASS
+}
