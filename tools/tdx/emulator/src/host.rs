@@ -19,6 +19,7 @@ use crate::{
         Status,
         PROFILE_1_5_01, //
     },
+    reached,
 };
 
 use std::collections::HashMap;
@@ -127,6 +128,7 @@ pub fn seamcall<P: Platform>(module: &Module, lp: &P, regs: &mut Regs) -> Outcom
             status.name(),
             status.raw()
         );
+        reached::note(outcome.leaf, status);
     }
     outcome
 }

@@ -21,4 +21,5 @@ pub mod golden;
 pub mod host;
 pub mod leaf_table;
 pub mod machine;
+pub mod reached;
 pub mod watch;

@@ -13,7 +13,8 @@ use crate::module::{
     MemoryRange,
     PhysicalLayout,
     Platform,
-    Regs, //
+    Regs,
+    Smrr, //
 };
 use sha2::block_api::compress512;
 use std::{
@@ -29,6 +30,9 @@ use std::{
 };
 
 const PAGE: usize = 4096;
+
+/// The number of packages that the module knows.
+pub const MAX_PACKAGES: u32 = 8;
 
 /// What does not change about a machine.
 #[derive(Clone)]
@@ -64,6 +68,8 @@ pub struct Conditions {
     pub tsc: u64,
     /// How far the time-stamp counter moves each time it is read.
     pub tsc_step: u64,
+    /// The range registers of system management mode.
+    pub smrr: Option<Smrr>,
     /// What guests do, in order. When there is nothing left, guests cannot run.
     pub guest: VecDeque<GuestAction>,
     /// With what registers guests went on behind a TDCALL that did not exit, since
@@ -142,6 +148,7 @@ impl Machine {
                 msrs,
                 tsc: 0,
                 tsc_step: 1000,
+                smrr: None,
                 guest: VecDeque::new(),
                 tdcall_results: Vec::new(),
                 tdcall_pending: false,
@@ -161,6 +168,11 @@ impl Machine {
     /// Changes what CPUID answers.
     pub fn set_cpuid(&mut self, cpuid: fn(u32, u32) -> [u32; 4]) {
         self.config.cpuid = cpuid;
+    }
+
+    /// Changes which package each processor is in.
+    pub fn set_packages(&mut self, packages: Vec<u32>) {
+        self.config.packages = packages;
     }
 
     /// What tests change about the machine.
@@ -353,6 +365,10 @@ impl Platform for Lp<'_> {
 
     fn seam_range(&self) -> Option<MemoryRange> {
         self.machine.config.seam
+    }
+
+    fn smrr(&self) -> Option<Smrr> {
+        self.machine.conditions().smrr
     }
 
     fn layout(&self) -> PhysicalLayout {

@@ -24,10 +24,12 @@ use tdx_emulator_host::{
         Lock,
         LockMode,
         LockRecord,
+        MemoryRange,
         Module,
         Operand,
         Platform,
         Profile,
+        Smrr,
         Status,
         SysState,
         PROFILES,
@@ -172,6 +174,125 @@ fn sys_init_refuses_machines() {
     host.fails(leaf::SYS_INIT, &[], Status::CMR_LIST_INVALID);
     let host = with(|config| config.cmrs.clear());
     host.fails(leaf::SYS_INIT, &[], Status::CMR_LIST_INVALID);
+}
+
+#[test]
+fn sys_init_looks_at_cpuid() {
+    let with = |cpuid: fn(u32, u32) -> [u32; 4]| {
+        let mut machine = machine::server(1);
+        machine.set_cpuid(cpuid);
+        Host::load(machine, &PROFILE_1_5_05)
+    };
+    let unsupported = |leaf| Status::CPUID_LEAF_NOT_SUPPORTED.detail(leaf);
+    let host = with(|leaf, subleaf| match leaf {
+        0 => [0xc, 0, 0, 0],
+        _ => machine::server_cpuid(leaf, subleaf),
+    });
+    let regs = host.fails(leaf::SYS_INIT, &[0, 7, 7], unsupported(0xd));
+    assert_eq!((regs.rcx, regs.rdx, regs.r8), (0, 0, 0));
+    let host = with(|leaf, subleaf| match leaf {
+        0x8000_0000 => [0x8000_0007, 0, 0, 0],
+        _ => machine::server_cpuid(leaf, subleaf),
+    });
+    host.fails(leaf::SYS_INIT, &[], unsupported(0x8000_0008));
+    // "AuthenticAMD".
+    let host = with(|leaf, subleaf| match leaf {
+        0 => [0x23, 0x6874_7541, 0x444d_4163, 0x6974_6e65],
+        _ => machine::server_cpuid(leaf, subleaf),
+    });
+    let regs = host.fails(leaf::SYS_INIT, &[], Status::INCORRECT_CPUID_VALUE);
+    assert_eq!(regs.rcx, 0xffff_ffff_0000_0000);
+    assert_eq!((regs.rdx, regs.r8), (0xffff_ffff << 32, u64::MAX));
+    let vendor = (0x756e_6547 << 32, 0x4965_6e69_6c65_746e);
+    assert_eq!((regs.r9, regs.r10), vendor);
+}
+
+#[test]
+fn sys_init_looks_at_smrr() {
+    let host = loaded();
+    let cmr = host.machine.config().cmrs[0];
+    let good = Smrr {
+        can_lock: true,
+        locked: true,
+        range: Some(MemoryRange {
+            base: cmr.base - 0x80_0000,
+            size: 0x80_0000,
+        }),
+    };
+    let call = |smrr, expected| {
+        host.machine.conditions().smrr = Some(smrr);
+        host.fails(leaf::SYS_INIT, &[], expected);
+    };
+    let unlockable = Smrr {
+        can_lock: false,
+        ..good
+    };
+    call(unlockable, Status::SMRR_LOCK_NOT_SUPPORTED);
+    let unlocked = Smrr {
+        locked: false,
+        ..good
+    };
+    call(unlocked, Status::SMRR_NOT_LOCKED);
+    let invalid = Smrr {
+        range: None,
+        ..good
+    };
+    call(invalid, Status::INVALID_SMRR_CONFIGURATION);
+    let inside = Smrr {
+        range: Some(MemoryRange {
+            base: cmr.base + cmr.size - 4096,
+            size: 8192,
+        }),
+        ..good
+    };
+    call(inside, Status::SMRR_OVERLAPS_CMR);
+    host.machine.conditions().smrr = Some(good);
+    host.ok(leaf::SYS_INIT, &[]);
+}
+
+#[test]
+fn processors_must_be_alike() {
+    let mut host = loaded();
+    host.ok(leaf::SYS_INIT, &[]);
+    host.ok(leaf::SYS_LP_INIT, &[]);
+    host.machine.conditions().msrs.arch_capabilities ^= 1;
+    host.lp = 1;
+    host.fails(
+        leaf::SYS_LP_INIT,
+        &[],
+        Status::INCONSISTENT_MSR.detail(0x10a),
+    );
+    host.machine.conditions().msrs.arch_capabilities ^= 1;
+    host.machine.set_cpuid(|leaf, subleaf| {
+        let mut values = machine::server_cpuid(leaf, subleaf);
+        match (leaf, subleaf) {
+            // What tells one processor from another, and what follows CR4, may differ.
+            (1, _) => {
+                values[1] ^= 0xff00_0000;
+                values[2] ^= 1 << 27;
+            }
+            (0xb | 0x1f, _) => values[3] = 7,
+            (7, 0) => values[1] ^= 1 << 3,
+            _ => {}
+        }
+        values
+    });
+    let regs = host.fails(
+        leaf::SYS_LP_INIT,
+        &[1, 2, 3, 4],
+        Status::INCONSISTENT_CPUID_FIELD,
+    );
+    assert_eq!((regs.rcx, regs.rdx, regs.r8, regs.r9), (7, 1 << 35, 0, 4));
+    host.machine.set_cpuid(|leaf, subleaf| {
+        let mut values = machine::server_cpuid(leaf, subleaf);
+        match leaf {
+            1 => values[1] ^= 0xff00_0000,
+            0xb | 0x1f => values[3] = 7,
+            _ => {}
+        }
+        values
+    });
+    host.ok(leaf::SYS_LP_INIT, &[]);
 }
 
 #[test]

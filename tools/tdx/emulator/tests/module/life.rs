@@ -131,3 +131,31 @@ fn a_thousand_tds_lose_nothing() {
     host.module.for_each_td(&host.machine.lp(0), |_| tds += 1);
     assert_eq!(tds, 0);
 }
+
+#[test]
+#[cfg_attr(miri, ignore = "takes too long")]
+fn no_td_is_overlooked() {
+    let host = Host::start(&PROFILE_1_5_05);
+    // Torn down but for their TDRs, as many as one likes can be there.
+    let tdrs: Vec<_> = (0..150)
+        .map(|index| FIRST_PAGE + 0x31_5000 * index)
+        .collect();
+    for tdr in &tdrs {
+        host.ok(leaf::MNG_CREATE, &[*tdr, 33]);
+        host.ok(leaf::MNG_VPFLUSHDONE, &[*tdr]);
+        host.ok(leaf::PHYMEM_CACHE_WB, &[0]);
+        host.ok(leaf::MNG_KEY_FREEID, &[*tdr]);
+    }
+    let seen = |host: &Host| {
+        let mut seen = Vec::new();
+        host.module
+            .for_each_td(&host.machine.lp(0), |info| seen.push(info.tdr));
+        seen.sort();
+        seen
+    };
+    assert_eq!(seen(&host), tdrs);
+    for tdr in &tdrs[..140] {
+        host.ok(leaf::PHYMEM_PAGE_RECLAIM, &[*tdr]);
+    }
+    assert_eq!(seen(&host), tdrs[140..]);
+}

@@ -14,6 +14,7 @@ mod memory;
 mod model;
 mod pages;
 mod params;
+mod states;
 mod td;
 mod vcpu;
 

@@ -294,6 +294,8 @@ fn exits() {
     let (status, regs) = enter(exit(1, 0x5123));
     assert_eq!((status, regs.rcx, regs.r8), (1, 0x181, 0));
     assert_eq!(regs.r9, 0x8000_0202);
+    // For a non-maskable interrupt.
+    assert_eq!(enter(exit(0, 0)).0, 0);
     let (status, regs) = enter(exit(48, 1 << 47 | 0x5123));
     assert_eq!((status, regs.rcx), (48, 1));
     assert_eq!(regs.r8, 1 << 47 | 0x5000);

@@ -77,7 +77,8 @@ pub use platform::{
     KeyProgram,
     MemoryRange,
     PhysicalLayout,
-    Platform, //
+    Platform,
+    Smrr, //
 };
 pub use profile::{
     Profile,
@@ -106,6 +107,8 @@ use core::sync::atomic::{
 
 /// The model-specific register whose value must stay as it was at TDH.SYS.INIT.
 const IA32_TSC_ADJUST: u32 = 0x3b;
+/// The model-specific register of which TDs see some bits, the same on each processor.
+const IA32_ARCH_CAPABILITIES: u32 = 0x10a;
 
 /// A software TDX module.
 pub struct Module {
@@ -116,6 +119,8 @@ pub struct Module {
     /// The lock of the SYS leaves.
     global_lock: AtomicU64,
     tsc_adjust: AtomicU64,
+    arch_capabilities: AtomicU64,
+    cpuid: cpuid::Sample,
     /// The processors that are initialised, one bit each.
     lps: [AtomicU64; sys::MAX_LPS / 64],
     global_hkid: AtomicU32,
@@ -139,6 +144,8 @@ impl Module {
             inside: AtomicU32::new(0),
             global_lock: AtomicU64::new(0),
             tsc_adjust: AtomicU64::new(0),
+            arch_capabilities: AtomicU64::new(0),
+            cpuid: cpuid::Sample::new(),
             lps: [const { AtomicU64::new(0) }; sys::MAX_LPS / 64],
             global_hkid: AtomicU32::new(0),
             keyed_packages: AtomicU32::new(0),

@@ -6,11 +6,17 @@ use super::{
     dispatch::Call,
     platform::Platform,
     profile::Profile,
+    regs::Regs,
     status::Status,
     td::{
         Tdcs,
         TdcsField, //
     },
+};
+
+use core::sync::atomic::{
+    AtomicU64,
+    Ordering, //
 };
 
 /// A CPUID leaf that `TD_PARAMS` configures.
@@ -148,6 +154,19 @@ struct VirtualLeaf {
 }
 
 impl VirtualLeaf {
+    /// The bits of the processor's own value that TDs may get, and that must not depend on the
+    /// processor.
+    fn native<P: Platform>(&self, platform: &P) -> [u32; 4] {
+        if matches!(self.rule, Rule::Fault | Rule::OldTopology) {
+            return NONE;
+        }
+        let mut native = platform.cpuid(self.leaf, self.subleaf.unwrap_or(0));
+        for (value, clear) in native.iter_mut().zip(self.clear) {
+            *value &= !clear;
+        }
+        native
+    }
+
     /// Whether reading the leaf gives the guest an exception.
     fn faults(&self, profile: &Profile) -> bool {
         self.rule == Rule::Fault || self.rule == Rule::Topology && !profile.topology_enumeration
@@ -200,8 +219,10 @@ const XFAM_PT: u64 = 1 << 8;
 const XFAM_LBR: u64 = 1 << 15;
 const XFAM_AMX: u64 = 3 << 17;
 
+const LEAF_COUNT: usize = 67;
+
 /// The virtual CPUID, in the order in which fields of it are enumerated.
-static LEAVES: [VirtualLeaf; 67] = [
+static LEAVES: [VirtualLeaf; LEAF_COUNT] = [
     leaf(
         1,
         [0xf000_c000, 0xff00_00ff, 0x801_0060, 0x4012_0400],
@@ -524,6 +545,97 @@ impl<P: Platform> Call<'_, P> {
     }
 }
 
+/// EAX and EBX, and ECX and EDX, each in one word.
+fn pairs(registers: [u32; 4]) -> (u64, u64) {
+    let [eax, ebx, ecx, edx] = registers.map(u64::from);
+    (eax | (ebx << 32), ecx | (edx << 32))
+}
+
+/// A leaf of the processor's CPUID that is not what it must be.
+pub(super) struct Mismatch {
+    leaf: u32,
+    subleaf: Option<u32>,
+    /// The bits that matter, or that differ.
+    mask: [u32; 4],
+    expected: [u32; 4],
+}
+
+impl Mismatch {
+    /// Tells the leaf in RCX, and the bits in RDX and R8.
+    pub(super) fn describe(&self, regs: &mut Regs) {
+        regs.rcx = u64::from(self.leaf) | (u64::from(self.subleaf.unwrap_or(u32::MAX)) << 32);
+        (regs.rdx, regs.r8) = pairs(self.mask);
+    }
+
+    /// Tells the values that the bits must have in R9 and R10.
+    pub(super) fn describe_expected(&self, regs: &mut Regs) {
+        (regs.r9, regs.r10) = pairs(self.expected);
+    }
+}
+
+/// The vendor in EBX, ECX and EDX: "GenuineIntel", in the order of a vendor's name.
+const VENDOR: [u32; 4] = [0, 0x756e_6547, 0x6c65_746e, 0x4965_6e69];
+
+/// Finds a leaf that the processor must have and has not.
+pub(super) fn missing_leaf<P: Platform>(platform: &P) -> Option<u32> {
+    [7, 0xd, 0x8000_0008].into_iter().find(|leaf| {
+        let [last, ..] = platform.cpuid(leaf & 0x8000_0000, 0);
+        last < *leaf
+    })
+}
+
+/// Finds a leaf whose value is not what the module needs.
+pub(super) fn wrong_leaf<P: Platform>(platform: &P) -> Option<Mismatch> {
+    let [_, vendor @ ..] = platform.cpuid(0, 0);
+    let [_, expected @ ..] = VENDOR;
+    (vendor != expected).then_some(Mismatch {
+        leaf: 0,
+        subleaf: None,
+        mask: [0, ALL, ALL, ALL],
+        expected: VENDOR,
+    })
+}
+
+/// What the processor on which TDH.SYS.INIT ran has of CPUID.
+pub(super) struct Sample {
+    values: [[AtomicU64; 2]; LEAF_COUNT],
+}
+
+impl Sample {
+    pub(super) const fn new() -> Self {
+        Self {
+            values: [const { [const { AtomicU64::new(0) }; 2] }; LEAF_COUNT],
+        }
+    }
+
+    /// Takes what this processor has.
+    pub(super) fn take<P: Platform>(&self, platform: &P) {
+        for ([low, high], leaf) in self.values.iter().zip(&LEAVES) {
+            let (eax_ebx, ecx_edx) = pairs(leaf.native(platform));
+            low.store(eax_ebx, Ordering::Relaxed);
+            high.store(ecx_edx, Ordering::Relaxed);
+        }
+    }
+
+    /// Finds a leaf in which this processor differs.
+    pub(super) fn differing_leaf<P: Platform>(&self, platform: &P) -> Option<Mismatch> {
+        self.values.iter().zip(&LEAVES).find_map(|(sample, leaf)| {
+            let [low, high] = sample.each_ref().map(|word| word.load(Ordering::Relaxed));
+            let sampled = [low, low >> 32, high, high >> 32].map(|register| register as u32);
+            let mut mask = leaf.native(platform);
+            for (bits, sampled) in mask.iter_mut().zip(sampled) {
+                *bits ^= sampled;
+            }
+            (mask != NONE).then_some(Mismatch {
+                leaf: leaf.leaf,
+                subleaf: leaf.subleaf,
+                mask,
+                expected: sampled,
+            })
+        })
+    }
+}
+
 /// The leaves that a profile has, with their places in the TDCS.
 fn leaves(profile: &Profile) -> impl Iterator<Item = (u64, &'static VirtualLeaf)> {
     let topology_enumeration = profile.topology_enumeration;
@@ -547,10 +659,10 @@ pub(super) fn store<P: Platform>(
     };
     let call = tdcs.call();
     for (index, leaf) in leaves(call.module.profile()) {
-        let [eax, ebx, ecx, edx] = builder.value(leaf).map(u64::from);
+        let (eax_ebx, ecx_edx) = pairs(builder.value(leaf));
         let pa = value_pa(tdcs, index);
-        call.platform.write64(pa, eax | (ebx << 32));
-        call.platform.write64(pa.wrapping_add(8), ecx | (edx << 32));
+        call.platform.write64(pa, eax_ebx);
+        call.platform.write64(pa.wrapping_add(8), ecx_edx);
     }
 }
 
@@ -600,9 +712,8 @@ pub(super) fn signature<P: Platform>(tdcs: &Tdcs<'_, P>) -> u32 {
 
 /// Whether an initialised TD has MONITOR: CPUID(1).ECX.
 pub(super) fn has_monitor<P: Platform>(tdcs: &Tdcs<'_, P>) -> bool {
-    const MONITOR: u64 = 1 << 3;
-    let pa = value_pa(tdcs, 0).wrapping_add(8);
-    tdcs.call().platform.read64(pa) & MONITOR != 0
+    let ecx_edx = value_pa(tdcs, 0).wrapping_add(8);
+    tdcs.call().platform.read64(ecx_edx) & u64::from(FEATURE_MONITOR) != 0
 }
 
 /// The code of a CPUID value as a metadata field: EAX and EBX, or ECX and EDX if `half` is 1.
@@ -671,9 +782,9 @@ pub(super) fn config_value<P: Platform>(call: &Call<'_, P>, index: u64) -> u64 {
     for ((value, allow), native) in values.iter_mut().zip(allow).zip(native) {
         *value |= allow & native;
     }
-    let [eax, ebx, ecx, edx] = values.map(u64::from);
+    let (eax_ebx, ecx_edx) = pairs(values);
     match index & 1 {
-        0 => eax | (ebx << 32),
-        _ => ecx | (edx << 32),
+        0 => eax_ebx,
+        _ => ecx_edx,
     }
 }

@@ -81,15 +81,22 @@ pub struct VcpuInfo {
 }
 
 impl Module {
-    /// Calls `f` for each TD that has a TDR; for the first 128, if there are more.
+    /// Calls `f` for each TD that has a TDR.
     ///
     /// A TD that is being changed may be shown half changed.
     pub fn for_each_td<P: Platform>(&self, platform: &P, mut f: impl FnMut(&TdInfo)) {
-        for slot in &self.tds {
-            let tdr = slot.load(Ordering::Acquire);
-            if let Some(info) = (tdr != 0).then(|| self.td_info(platform, tdr)).flatten() {
+        let mut show = |tdr: u64| {
+            if let Some(info) = self.td_info(platform, tdr) {
                 f(&info);
             }
+        };
+        let listed = || self.tds.iter().map(|slot| slot.load(Ordering::Acquire));
+        let listed = || listed().filter(|tdr| *tdr != 0);
+        if listed().count() as u64 >= self.pages(PageType::Tdr) {
+            listed().for_each(&mut show);
+        } else {
+            // There are more than the list has room for. The PAMT has them all.
+            pamt::for_each_page(self, platform, PageType::Tdr, show);
         }
     }
 
@@ -108,7 +115,7 @@ impl Module {
         let op_state = tdcs
             .as_ref()
             .map_or(OpState::Unallocated, |tdcs| tdcs.op_state());
-        Some(TdInfo {
+        let info = TdInfo {
             tdr,
             hkid: td.hkid(),
             life_cycle: td.life_cycle(),
@@ -123,7 +130,10 @@ impl Module {
                 .as_ref()
                 .filter(|_| op_state == OpState::Runnable)
                 .map(|tdcs| tdcs.mrtd()),
-        })
+        };
+        // If the host has got the page back meanwhile, this is nothing.
+        self.page_info(platform, tdr).filter(|page| is_tdr(*page))?;
+        Some(info)
     }
 
     /// Looks at a page, if it lies in memory that TDs may get.

@@ -385,6 +385,27 @@ pub(super) fn look<P: Platform>(module: &Module, platform: &P, pa: u64) -> Optio
     })
 }
 
+/// Calls `f` with the address of each page of that type. Takes no lock.
+pub(super) fn for_each_page<P: Platform>(
+    module: &Module,
+    platform: &P,
+    page_type: PageType,
+    mut f: impl FnMut(u64),
+) {
+    for tdmr in module.tdmrs.iter() {
+        let base = tdmr.range().base;
+        let end = base.saturating_add(tdmr.initialized());
+        let mut pa = base;
+        while pa < end {
+            let page = look(module, platform, pa);
+            if page.is_some_and(|page| page.page_type == page_type) {
+                f(pa);
+            }
+            pa = pa.saturating_add(level_size(page.map_or(0, |page| page.level)));
+        }
+    }
+}
+
 /// Initialises the entries of up to `pages` 4 KiB pages from `offset` on in a TDMR.
 ///
 /// Returns the offset of the first page not done.

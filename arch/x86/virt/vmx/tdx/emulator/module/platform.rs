@@ -66,6 +66,17 @@ pub struct HostMsrs {
     pub xfam: u64,
 }
 
+/// The range registers of system management mode (SMRR).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Smrr {
+    /// Whether the processor can lock them.
+    pub can_lock: bool,
+    /// Whether they are locked.
+    pub locked: bool,
+    /// The memory that they protect, if they are valid.
+    pub range: Option<MemoryRange>,
+}
+
 /// The vCPU that [`Platform::enter_guest`] is to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GuestVcpu {
@@ -156,6 +167,11 @@ pub trait Platform {
 
     /// The range reserved for SEAM, if there is one.
     fn seam_range(&self) -> Option<MemoryRange> {
+        None
+    }
+
+    /// The range registers of system management mode, if the machine tells of them.
+    fn smrr(&self) -> Option<Smrr> {
         None
     }
 

@@ -18,7 +18,9 @@ use super::{
         PROFILE_1_5_05, //
     },
     status::Status,
-    Module, //
+    Module,
+    IA32_ARCH_CAPABILITIES,
+    IA32_TSC_ADJUST, //
 };
 use core::sync::atomic::{
     AtomicU64,
@@ -113,8 +115,21 @@ impl Module {
 
     /// Remembers what must not change from now on.
     pub(super) fn sample_platform<P: Platform>(&self, platform: &P) {
-        let tsc_adjust = platform.msrs().tsc_adjust;
-        self.tsc_adjust.store(tsc_adjust, Ordering::Release);
+        let msrs = platform.msrs();
+        self.arch_capabilities
+            .store(msrs.arch_capabilities, Ordering::Relaxed);
+        self.cpuid.take(platform);
+        self.tsc_adjust.store(msrs.tsc_adjust, Ordering::Release);
+    }
+
+    /// An MSR of this processor whose value is not what it was at TDH.SYS.INIT.
+    pub(super) fn inconsistent_msr<P: Platform>(&self, platform: &P) -> Option<u32> {
+        let msrs = platform.msrs();
+        if msrs.tsc_adjust != self.tsc_adjust.load(Ordering::Acquire) {
+            return Some(IA32_TSC_ADJUST);
+        }
+        (msrs.arch_capabilities != self.arch_capabilities.load(Ordering::Relaxed))
+            .then_some(IA32_ARCH_CAPABILITIES)
     }
 
     /// Whether `IA32_TSC_ADJUST` is what it was at TDH.SYS.INIT.

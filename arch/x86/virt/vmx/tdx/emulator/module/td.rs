@@ -117,7 +117,7 @@ impl OpState {
 pub(super) const BASE_TDCS_PAGES: u64 = 6;
 /// The largest number of TDCS pages.
 pub(super) const MAX_TDCS_PAGES: u64 = 9;
-/// The number of TDs that [`Module::for_each_td`] can know.
+/// The number of TDs that [`Module::for_each_td`] finds at once.
 pub(super) const LISTED_TDS: usize = 128;
 
 /// The TDCS page that holds MSR bitmaps.

@@ -19,6 +19,7 @@ use super::{
         TdrField,
         BASE_TDCS_PAGES, //
     },
+    IA32_ARCH_CAPABILITIES,
     IA32_TSC_ADJUST, //
 };
 
@@ -44,8 +45,6 @@ pub(super) const ATTRIBUTE_SEPT_VE_DISABLE: u64 = 1 << 28;
 const ATTRIBUTE_LASS: u64 = 1 << 27;
 const ATTRIBUTE_MIGRATABLE: u64 = 1 << 29;
 const ATTRIBUTE_PERFMON: u64 = 1 << 63;
-
-const IA32_ARCH_CAPABILITIES: u32 = 0x10a;
 
 /// The unit of `TSC_FREQUENCY`, in Hz.
 const TSC_UNIT: u64 = 25_000_000;

@@ -36,6 +36,8 @@ use core::sync::atomic::{
 pub(super) const MAX_TDMRS: usize = 64;
 /// The largest number of reserved areas in a TDMR.
 pub(super) const MAX_RESERVED: usize = 16;
+/// The largest number of convertible memory ranges.
+const MAX_CMRS: usize = 32;
 /// The size of a PAMT entry, the same for all page sizes.
 pub(super) const PAMT_ENTRY_SIZE: u64 = 16;
 
@@ -200,10 +202,7 @@ impl TdmrInfo {
 /// Whether all of `range` is convertible memory.
 fn in_cmrs<P: Platform>(platform: &P, range: &MemoryRange) -> bool {
     let mut base = range.base;
-    for index in 0..32 {
-        let Some(cmr) = platform.cmr(index) else {
-            break;
-        };
+    for cmr in cmrs(platform) {
         if (cmr.base..cmr.end()).contains(&base) {
             base = cmr.end();
         }
@@ -211,13 +210,20 @@ fn in_cmrs<P: Platform>(platform: &P, range: &MemoryRange) -> bool {
     base >= range.end()
 }
 
+/// The convertible memory ranges.
+fn cmrs<P: Platform>(platform: &P) -> impl Iterator<Item = MemoryRange> + '_ {
+    (0..MAX_CMRS).map_while(|index| platform.cmr(index))
+}
+
+/// Whether a part of `range` is convertible memory.
+pub(super) fn overlaps_cmrs<P: Platform>(platform: &P, range: &MemoryRange) -> bool {
+    cmrs(platform).any(|cmr| cmr.overlaps(range))
+}
+
 /// Whether the list of convertible memory ranges makes sense.
 pub(super) fn cmrs_valid<P: Platform>(platform: &P) -> bool {
     let mut end = 0;
-    for index in 0..32 {
-        let Some(cmr) = platform.cmr(index) else {
-            break;
-        };
+    for cmr in cmrs(platform) {
         if !is_aligned(cmr.base | cmr.size, PAGE_SIZE) || cmr.base < end || cmr.size == 0 {
             return false;
         }

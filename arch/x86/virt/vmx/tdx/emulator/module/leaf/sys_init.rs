@@ -4,7 +4,9 @@
 
 use super::prelude::*;
 use crate::module::{
+    cpuid,
     keys::KOT_ENTRIES,
+    platform::Smrr,
     tdmr, //
 };
 
@@ -14,13 +16,22 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     early: true,
     locks: &[LeafLock::global(LockMode::Exclusive)],
     operands: &[("RCX", "0")],
-    results: &[("RCX, RDX, R8, R9, R10", "0")],
+    results: &[(
+        "RCX, RDX, R8, R9, R10",
+        "0, or the CPUID leaf that is wrong, its bits that matter, and their values",
+    )],
     answers: &[
         Answer::About(Status::OPERAND_INVALID, &[Operand::Rcx]),
         Answer::Plain(Status::SYS_INIT_NOT_PENDING),
         Answer::Plain(Status::LIMIT_CPUID_MAXVAL_SET),
+        Answer::Detailed(Status::CPUID_LEAF_NOT_SUPPORTED, "CPUID leaf"),
+        Answer::Plain(Status::INCORRECT_CPUID_VALUE),
         Answer::Plain(Status::NUM_ACTIVATED_HKIDS_NOT_SUPPORTED),
         Answer::Plain(Status::CMR_LIST_INVALID),
+        Answer::Plain(Status::SMRR_LOCK_NOT_SUPPORTED),
+        Answer::Plain(Status::SMRR_NOT_LOCKED),
+        Answer::Plain(Status::INVALID_SMRR_CONFIGURATION),
+        Answer::Plain(Status::SMRR_OVERLAPS_CMR),
         Answer::Plain(Status::RND_NO_ENTROPY),
     ],
     ..LeafInfo::NEW
@@ -45,6 +56,14 @@ pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResul
     if msrs.misc_enable & LIMIT_CPUID != 0 {
         return Err(Status::LIMIT_CPUID_MAXVAL_SET);
     }
+    if let Some(leaf) = cpuid::missing_leaf(platform) {
+        return Err(Status::CPUID_LEAF_NOT_SUPPORTED.detail(leaf));
+    }
+    if let Some(mismatch) = cpuid::wrong_leaf(platform) {
+        mismatch.describe(regs);
+        mismatch.describe_expected(regs);
+        return Err(Status::INCORRECT_CPUID_VALUE);
+    }
     let keys = platform.keys();
     let last_hkid = keys.mktme_keys.saturating_add(keys.tdx_keys);
     if keys.tdx_keys == 0 || last_hkid as usize >= KOT_ENTRIES {
@@ -53,9 +72,26 @@ pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResul
     if !tdmr::cmrs_valid(platform) {
         return Err(Status::CMR_LIST_INVALID);
     }
+    if let Some(smrr) = platform.smrr() {
+        check_smrr(platform, &smrr)?;
+    }
     platform.random64().ok_or(Status::RND_NO_ENTROPY)?;
 
     module.sample_platform(platform);
     module.set_sys_state(SysState::InitDone);
+    Ok(())
+}
+
+fn check_smrr<P: Platform>(platform: &P, smrr: &Smrr) -> LeafResult {
+    if !smrr.can_lock {
+        return Err(Status::SMRR_LOCK_NOT_SUPPORTED);
+    }
+    if !smrr.locked {
+        return Err(Status::SMRR_NOT_LOCKED);
+    }
+    let range = smrr.range.ok_or(Status::INVALID_SMRR_CONFIGURATION)?;
+    if tdmr::overlaps_cmrs(platform, &range) {
+        return Err(Status::SMRR_OVERLAPS_CMR);
+    }
     Ok(())
 }

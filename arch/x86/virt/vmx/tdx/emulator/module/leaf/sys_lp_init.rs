@@ -3,22 +3,23 @@
 //! TDH.SYS.LP.INIT: initialise the current processor.
 
 use super::prelude::*;
-use crate::module::{
-    keys::MAX_PACKAGES,
-    IA32_TSC_ADJUST, //
-};
+use crate::module::keys::MAX_PACKAGES;
 
 pub(super) const INFO: LeafInfo = LeafInfo {
     number: 35,
     name: "SYS.LP.INIT",
     early: true,
     locks: &[LeafLock::global(LockMode::Shared)],
-    results: &[("RCX, RDX, R8", "0")],
+    results: &[(
+        "RCX, RDX, R8",
+        "0, or the CPUID leaf that differs, and its bits that do",
+    )],
     answers: &[
         Answer::Plain(Status::SYS_LP_INIT_NOT_PENDING),
         Answer::Plain(Status::SYS_LP_INIT_DONE),
         Answer::Plain(Status::RND_NO_ENTROPY),
         Answer::Detailed(Status::INCONSISTENT_MSR, "MSR"),
+        Answer::Plain(Status::INCONSISTENT_CPUID_FIELD),
         Answer::Plain(Status::INVALID_PKG_ID),
     ],
     ..LeafInfo::NEW
@@ -37,8 +38,12 @@ pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResul
         return Err(Status::SYS_LP_INIT_DONE);
     }
     platform.random64().ok_or(Status::RND_NO_ENTROPY)?;
-    if !module.tsc_adjust_unchanged(platform) {
-        return Err(Status::INCONSISTENT_MSR.detail(IA32_TSC_ADJUST));
+    if let Some(msr) = module.inconsistent_msr(platform) {
+        return Err(Status::INCONSISTENT_MSR.detail(msr));
+    }
+    if let Some(mismatch) = module.cpuid.differing_leaf(platform) {
+        mismatch.describe(regs);
+        return Err(Status::INCONSISTENT_CPUID_FIELD);
     }
     if platform.current_package() as usize >= MAX_PACKAGES {
         return Err(Status::INVALID_PKG_ID);
