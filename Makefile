@@ -66,6 +66,11 @@ docs-leaves: prepare
 	@scripts/cargo run --quiet --locked --manifest-path tools/tdx/Cargo.toml --target-dir build/cargo \
 		--package tdx-emulator-host --bin leaf-table Documentation/arch/x86/tdx-emulator-leaves.rst
 
+## the documentation as HTML, as the kernel builds it: build/doc/index.html
+doc: prepare
+	@$(KERNEL)
+	@scripts/doc
+
 ## write the documentation's lists of `unsafe` and of what must not compile anew, from the source
 docs-unsafe:
 	@scripts/docs-lists
@@ -92,7 +97,7 @@ source-update:
 
 ## remove what was built
 clean:
-	rm -rf build/obj build/machine build/payload build/cargo build/coverage build/fuzz build/cargo-static build/report build/log
+	rm -rf build/obj build/machine build/payload build/cargo build/coverage build/fuzz build/cargo-static build/doc build/report build/log
 
 ## remove build/ wholly; the cache (toolchain, sources) stays
 distclean:
@@ -106,6 +111,6 @@ help:
 	@echo
 	@awk '/^## /{ text = substr($$0, 4) } /^[a-z-]+:/ { if (text) printf "  %-14s %s\n", substr($$1, 1, index($$1, ":") - 1), text; text = "" }' $(MAKEFILE_LIST)
 
-.PHONY: run test shell trace kernel kunit kselftest host-test golden conformance coverage fuzz-core docs-leaves compile-fail variants prepare payload tdxvm source-update clean distclean help docs-unsafe
+.PHONY: run test shell trace kernel kunit kselftest host-test golden conformance coverage fuzz-core docs-leaves compile-fail variants prepare payload tdxvm source-update clean distclean help docs-unsafe doc
 
 export LINUX FIRMWARE JOBS FILTER TESTS VECTORS
