@@ -222,7 +222,11 @@ unsafe extern "C" fn key_config_on_this_cpu(kvm_tdx: *mut c_void) -> c_int {
 
 impl Td<'_, Initialized> {
     /// TDH.MR.FINALIZE: completes the measurement of the TD. After that it can run.
+    ///
+    /// The leaf takes the TDR exclusive, so the MMU is kept out as for [`Self::vp_init`].
     pub(crate) fn mr_finalize(&self) -> Status {
+        let _mmu = self.guard().lock_mmu_for_write();
+
         // SAFETY: The guard gives exclusive access to the TD.
         Status::new(unsafe { bindings::tdh_mr_finalize(self.kvm_tdx().td()) })
     }
@@ -238,18 +242,24 @@ impl Td<'_, Initialized> {
     /// off updates of memory slots, the lock of the file, which is held while it is populated, holds
     /// off those of guest_memfd, and nothing else unmaps private memory.
     ///
+    /// Other files may lose other memory meanwhile. The leaf takes the TDR exclusive, so the MMU is
+    /// kept out as for [`Self::vp_init`].
+    ///
     /// # Errors
     ///
     /// - `EIO`: the leaf failed; the VM is marked as broken.
     pub(crate) fn mr_extend(&self, gpa: u64) -> Result {
         let kvm_tdx = self.kvm_tdx();
         let (mut entry, mut level_state) = (0, 0);
+        let mmu = self.guard().lock_mmu_for_write();
 
         // SAFETY: Both results are valid for a write, and the guard gives exclusive access to the
         // TD.
         let status =
             unsafe { bindings::tdh_mr_extend(kvm_tdx.td(), gpa, &mut entry, &mut level_state) };
 
+        // The MMU must not stay locked while a failure is being reported.
+        drop(mmu);
         Status::new(status)
             .to_result()
             .map_err(|e| bug(kvm_tdx, c"TDH_MR_EXTEND", e, [entry, level_state]))
