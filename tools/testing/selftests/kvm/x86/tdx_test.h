@@ -29,7 +29,7 @@
 
 #define CGROUP_ROOT		"/sys/fs/cgroup"
 
-/* How many TDs the test of many rounds creates and destroys, see -n. */
+/* How often to do what is done often, see -n. */
 static int nr_rounds = 20;
 
 /* The cgroup that each test runs in, one after the other. */
@@ -141,6 +141,54 @@ do {										\
 	}									\
 } while (0)
 
+/* The kernel's log from here on, or -1. */
+static int kernel_log_open(void)
+{
+	int fd = open("/dev/kmsg", O_RDONLY | O_NONBLOCK);
+
+	if (fd >= 0)
+		lseek(fd, 0, SEEK_END);
+	return fd;
+}
+
+/*
+ * Show what the kernel has to complain about since then, and close its log.
+ * That is more than what warn_count counts: lockdep's reports, and SEAMCALLs
+ * that fail after the first one has been warned about.
+ */
+static int kernel_log_complaints(int fd)
+{
+	static const char * const signs[] = {
+		"WARNING:", "BUG:", "INFO: possible", "SEAMCALL TDH_", "TDH_VP_WR[", "TDH_VP_RD[",
+	};
+	char record[4096], *text;
+	int i, nr = 0;
+	ssize_t size;
+
+	if (fd < 0)
+		return 0;
+
+	/* One record each time.  EPIPE: some are lost. */
+	while ((size = read(fd, record, sizeof(record) - 1)) > 0 || errno == EPIPE) {
+		if (size <= 0)
+			continue;
+		record[size] = '\0';
+		text = strchr(record, ';');
+		if (!text)
+			continue;
+		*strchrnul(text, '\n') = '\0';
+		for (i = 0; i < ARRAY_SIZE(signs); i++) {
+			if (!strstr(text, signs[i]))
+				continue;
+			if (nr++ < 8)
+				ksft_print_msg("kernel: %s\n", text + 1);
+			break;
+		}
+	}
+	kvm_close(fd);
+	return nr;
+}
+
 /*
  * Pages: what TDs and vCPUs are made of, KVM allocates as GFP_KERNEL_ACCOUNT
  * and nothing else.  Trace such allocations of this thread, and all frees.
@@ -151,7 +199,7 @@ do {										\
 
 static bool page_trace_started;
 
-static void page_trace_start(void)
+static __maybe_unused void page_trace_start(void)
 {
 	char filter[64];
 
@@ -213,7 +261,7 @@ static long page_trace_stop(long *nr_allocated)
 }
 
 /* Every page that was allocated since page_trace_start() is freed. */
-static void page_trace_check(struct __test_metadata *const _metadata)
+static __maybe_unused void page_trace_check(struct __test_metadata *const _metadata)
 {
 	long nr_allocated, nr_left = -1;
 
@@ -236,6 +284,7 @@ FIXTURE(tdx) {
 	struct tdx_served served;
 	char *pages;
 	long nr_warnings;
+	int kernel_log;
 	bool has_cgroup;
 };
 
@@ -269,16 +318,20 @@ FIXTURE_SETUP(tdx)
 		ksft_print_msg("pages of the module not checked: no %s\n", TDX_EMULATOR_PAGES);
 
 	self->nr_warnings = read_number("/sys/kernel/warn_count", 0);
+	self->kernel_log = kernel_log_open();
 }
 
 FIXTURE_TEARDOWN(tdx)
 {
 	struct tdx_served served;
+	int nr_complaints;
 	char *pages;
 
+	nr_complaints = kernel_log_complaints(self->kernel_log);
 	if (_metadata->exit_code != KSFT_PASS)
 		goto out;
 
+	EXPECT_EQ(0, nr_complaints);
 	EXPECT_EQ(self->nr_warnings, read_number("/sys/kernel/warn_count", 0)) {
 		TH_LOG("The kernel warned, see its log");
 	}
@@ -329,7 +382,8 @@ static void tdx_test_help(const char *name)
 	printf("usage: %s [-i c|rust|both] [-n rounds] [options of the harness]\n\n"
 	       " -i: which implementation of KVM's TDX ioctls to test (default: both,\n"
 	       "     or C if %s does not exist)\n"
-	       " -n: how many TDs to create and destroy in a row (default: %d)\n\n"
+	       " -n: how many TDs to create and destroy in a row, and how often to repeat\n"
+	       "     what cannot be made to happen (default: %d)\n\n"
 	       "The harness lists its options with -h.\n", name, TDX_RUST_PARAM, nr_rounds);
 }
 
