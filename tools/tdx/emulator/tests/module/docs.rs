@@ -31,6 +31,14 @@ fn every_modelled_leaf_is_declared_in_full() {
             assert_eq!(info.answers.is_empty(), never_fails, "{}", info.name);
             assert!(info.op_states & 0xf800 == 0, "{}", info.name);
             assert!(info.can_answer(Status::SUCCESS));
+            let mut statuses = Vec::new();
+            info.for_each_status(|status| statuses.push(status));
+            for status in &statuses {
+                assert!(status.name().is_some() && info.can_answer(*status));
+            }
+            for lock in info.locks {
+                assert!(statuses.contains(&lock.busy()));
+            }
             assert!(!info.can_answer(Status::CPUID_LEAF_1F_FORMAT_UNRECOGNIZED.detail(1)));
         } else {
             assert!(info.answers.is_empty() && info.locks.is_empty());

@@ -14,6 +14,7 @@
 #include <linux/init.h>
 #include <linux/math64.h>
 #include <linux/nmi.h>
+#include <linux/seq_file.h>
 #include <linux/slab.h>
 #include <asm/tsc.h>
 
@@ -144,6 +145,13 @@ static int hold_us_set(void *data, u64 val)
 }
 DEFINE_DEBUGFS_ATTRIBUTE(hold_us_fops, hold_us_get, hold_us_set, "%llu\n");
 
+static int statuses_show(struct seq_file *m, void *unused)
+{
+	tdx_emulator_show_statuses(m, (uintptr_t)m->private);
+	return 0;
+}
+DEFINE_SHOW_ATTRIBUTE(statuses);
+
 static int reset_set(void *data, u64 val)
 {
 	int i;
@@ -191,6 +199,8 @@ void __init tdx_emulator_inject_init(struct dentry *parent)
 					   &hold_us_fops);
 		debugfs_create_atomic_t("holding", 0444, dir,
 					&injection->holding);
+		debugfs_create_file("statuses", 0444, dir,
+				    (void *)(uintptr_t)number, &statuses_fops);
 		leaves[number] = injection;
 	}
 	injection_create("no_entropy", top, &no_entropy);

@@ -129,6 +129,17 @@ pub(crate) unsafe extern "C" fn tdx_emulator_show_leaves(m: *mut bindings::seq_f
     crate::show::leaves(unsafe { SeqFile::from_raw(m) });
 }
 
+/// Writes the debugfs file `statuses` of the leaf of that number.
+///
+/// # Safety
+///
+/// `m` must point at a `struct seq_file` that nothing else accesses.
+#[export]
+pub(crate) unsafe extern "C" fn tdx_emulator_show_statuses(m: *mut bindings::seq_file, leaf: u16) {
+    // SAFETY: By the function's safety requirements.
+    crate::show::statuses(unsafe { SeqFile::from_raw(m) }, leaf);
+}
+
 /// Writes the debugfs file `tds`.
 ///
 /// # Safety

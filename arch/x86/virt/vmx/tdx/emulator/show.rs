@@ -8,6 +8,7 @@ use crate::{
     ffi,
     machine::Machine,
     module::{
+        LeafInfo,
         Lock,
         LockMode,
         LockRecord,
@@ -151,6 +152,21 @@ pub(crate) fn leaves(m: &SeqFile) {
             seq_print!(m, "UNKNOWN - {calls} {errors}\n");
         }
     }
+}
+
+/// One line for each status, apart from success, that the leaf of that number can answer with:
+/// value and name.
+pub(crate) fn statuses(m: &SeqFile, leaf: u16) {
+    let Some(info) = LeafInfo::by_number(leaf) else {
+        return;
+    };
+
+    info.for_each_status(|status| {
+        if !status.is_success() {
+            let name = status.name().unwrap_or("UNKNOWN");
+            seq_print!(m, "{:#018x} {name}\n", status.raw());
+        }
+    });
 }
 
 /// A digest in hexadecimal.

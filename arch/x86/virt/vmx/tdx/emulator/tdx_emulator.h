@@ -38,6 +38,7 @@ int tdx_emulator_start(const char *profile);
 bool tdx_emulator_seamcall(struct pt_regs *regs);
 bool tdx_emulator_leaf_name(u16 number, char *name, size_t size);
 void tdx_emulator_show_leaves(struct seq_file *m);
+void tdx_emulator_show_statuses(struct seq_file *m, u16 leaf);
 void tdx_emulator_show_tds(struct seq_file *m);
 void tdx_emulator_show_accounting(struct seq_file *m);
 

@@ -241,6 +241,28 @@ impl Answer {
         Status::PAGE_METADATA_INCORRECT,
     ];
 
+    /// Calls `visit` for each of these statuses, with details of zero where they are no operand.
+    fn visit(&self, visit: &mut dyn FnMut(Status)) {
+        match *self {
+            Answer::Plain(status) | Answer::Detailed(status, _) => visit(status),
+            Answer::About(status, operands) => {
+                for operand in operands {
+                    visit(status.on(*operand));
+                }
+            }
+            Answer::Page(operand) => {
+                for status in Self::PAGE {
+                    visit(status.on(operand));
+                }
+            }
+            Answer::Any(answers) => {
+                for answer in answers {
+                    answer.visit(visit);
+                }
+            }
+        }
+    }
+
     /// Whether the status is one of these.
     fn has(&self, status: Status) -> bool {
         match *self {
@@ -280,7 +302,7 @@ pub struct LeafInfo {
     pub operands: &'static [(&'static str, &'static str)],
     /// The registers it returns something in, apart from RAX.
     pub results: &'static [(&'static str, &'static str)],
-    /// The statuses it can answer with; see [`Self::can_answer`].
+    /// The statuses it can answer with; see [`Self::for_each_status`].
     pub answers: &'static [Answer],
     /// Whether the leaf is modelled. Otherwise it answers as an unknown leaf does.
     pub modelled: bool,
@@ -369,6 +391,20 @@ impl LeafInfo {
         Self::COMMON.contains(&status)
             || self.locks.iter().any(|lock| status == lock.busy())
             || self.answers.iter().any(|answer| answer.has(status))
+    }
+
+    /// Calls `visit` for each status that the leaf can answer with, by its declaration, for some of
+    /// them more than once.
+    pub fn for_each_status(&self, mut visit: impl FnMut(Status)) {
+        for status in Self::COMMON {
+            visit(status);
+        }
+        for lock in self.locks {
+            visit(lock.busy());
+        }
+        for answer in self.answers {
+            answer.visit(&mut visit);
+        }
     }
 
     pub(super) fn has_versions(&self, profile: &Profile) -> bool {
