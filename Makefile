@@ -40,6 +40,20 @@ kunit: prepare
 kselftest: prepare
 	@scripts/test-group kselftest
 
+## everything beneath the TDX ioctls fails: all of it, goes on where it was stopped (STRIDE=n)
+faults: prepare
+	@$(KERNEL)
+	@scripts/kselftest
+	@scripts/faults --stride $(or $(STRIDE),1)
+
+## the selftests in kernels with KASAN, UBSAN, kmemleak, KCSAN, lockdep (KERNELS="kasan kcsan lockdep")
+sanitize: prepare
+	@scripts/sanitize $(KERNELS)
+
+## every check there is, short and long
+all-checks:
+	@scripts/all-checks
+
 ## host-side tests: the emulated module's core, tdxvm
 host-test: prepare
 	@scripts/test-group host
@@ -97,7 +111,7 @@ source-update:
 
 ## remove what was built
 clean:
-	rm -rf build/obj build/machine build/payload build/cargo build/coverage build/fuzz build/cargo-static build/doc build/report build/log
+	rm -rf build/obj build/machine build/payload build/cargo build/coverage build/fuzz build/cargo-static build/doc build/report build/faults build/log
 
 ## remove build/ wholly; the cache (toolchain, sources) stays
 distclean:
@@ -111,6 +125,6 @@ help:
 	@echo
 	@awk '/^## /{ text = substr($$0, 4) } /^[a-z-]+:/ { if (text) printf "  %-14s %s\n", substr($$1, 1, index($$1, ":") - 1), text; text = "" }' $(MAKEFILE_LIST)
 
-.PHONY: run test shell trace kernel kunit kselftest host-test golden conformance coverage fuzz-core docs-leaves compile-fail variants prepare payload tdxvm source-update clean distclean help docs-unsafe doc
+.PHONY: run test shell trace kernel kunit kselftest faults sanitize all-checks host-test golden conformance coverage fuzz-core docs-leaves compile-fail variants prepare payload tdxvm source-update clean distclean help docs-unsafe doc
 
 export LINUX FIRMWARE JOBS FILTER TESTS VECTORS

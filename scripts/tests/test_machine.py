@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0
 """How consoles and (K)TAP are read."""
 
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 import sys
 import unittest
@@ -9,6 +11,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "machine"))
 
 from console import Console  # noqa: E402
 from ktap import Summary  # noqa: E402
+
+LOADER = SourceFileLoader("boot", str(Path(__file__).resolve().parent.parent / "machine" / "boot"))
+boot = module_from_spec(spec_from_loader("boot", LOADER))
+LOADER.exec_module(boot)
 
 
 def read(text):
@@ -70,6 +76,12 @@ class Splats(unittest.TestCase):
             "[    1.000000] Kernel panic - not syncing: Attempted to kill init!",
             "[    1.000000] Oops: general protection fault, 0000 [#1] SMP",
             "[    1.000000] rust_kernel: panicked at arch/x86/kvm/vmx/tdx/ioctl.rs:1:1",
+            "[    1.000000] BUG: KASAN: slab-use-after-free in tdx_vm_ioctl+0x1/0x2",
+            "[    1.000000] BUG: KCSAN: data-race in tdx_vm_ioctl / tdx_vcpu_load",
+            "[    1.000000] UBSAN: shift-out-of-bounds in arch/x86/kvm/vmx/tdx.c:100:1",
+            "[    1.000000] UBSAN: array-index-out-of-bounds in arch/x86/kvm/vmx/tdx.c:100:1",
+            "[    1.000000] kmemleak: 3 new suspected memory leaks (see /sys/kernel/debug/kmemleak)",
+            "[    1.000000] kmemleak: Kernel memory leak detector disabled",
         ):
             self.assert_splats(line)
 
@@ -81,8 +93,18 @@ class Splats(unittest.TestCase):
             "[    1.000000] Spectre V2 : Mitigation: Retpolines",
             "[    1.000000] NMI watchdog: Enabled.",
             "[    1.000000] kvm_intel: VMX supported",
+            "[    1.000000] KernelAddressSanitizer initialized",
+            "[    1.000000] kcsan: enabled early",
+            "[    1.000000] kcsan: strict mode configured",
+            "[    1.000000] kmemleak: Kernel memory leak detector initialized (mem pool available: 13886)",
         ):
             self.assert_splats(line, count=0)
+
+    def test_allowed_by_the_job(self):
+        faults = boot.allowed("faults")
+        self.assert_splats("[    1.0] WARNING: arch/x86/kvm/vmx/tdx.c:1 at x+0x1/0x2", count=0, allowed=faults)
+        self.assert_splats("[    1.0] WARNING: arch/x86/kvm/x86.c:1 at x+0x1/0x2", allowed=faults)
+        self.assertEqual(boot.allowed("run"), [])
 
     def test_allowed(self):
         self.assert_splats("[    1.0] WARNING: it is meant", count=0, allowed=["it is meant"])
