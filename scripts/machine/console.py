@@ -30,7 +30,7 @@ SPLAT = re.compile(
     | \b(watchdog|soft\ lockup|hard\ LOCKUP)\b.*\b(stuck|lockup|LOCKUP)
     | \brefcount_t:
     | \b(KASAN|UBSAN|KCSAN|KMSAN|KFENCE):
-    | \bkmemleak:.*\bnew\ suspected
+    | \bkmemleak:.*\b(new\ suspected|Cannot\ allocate|pool\ empty|detector\ disabled)
     | \bpage\ allocation\ failure
     | \bpanicked\ at
     """,
