@@ -85,7 +85,7 @@ doc: prepare
 	@$(KERNEL)
 	@scripts/doc
 
-## write the documentation's lists of `unsafe` and of what must not compile anew, from the source
+## write the documentation's lists of errors, `unsafe` and misuses anew, from the source
 docs-unsafe:
 	@scripts/docs-lists
 
