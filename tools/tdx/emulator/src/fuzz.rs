@@ -27,9 +27,14 @@ use crate::{
         TDMR_BASE,
         TDMR_INFO, //
     },
-    machine,
+    machine::{
+        self,
+        GuestAction,
+        TdcallRegs, //
+    },
     module::{
         Event,
+        GuestExit,
         LeafInfo,
         LockRecord,
         MemoryRange,
@@ -56,6 +61,10 @@ const STEPS: usize = 96;
 const WORK: u64 = 16 * 1024;
 /// The same for a leaf that initialises the PAMT of up to 128 MB.
 const PAMT_WORK: u64 = 5 * 32 * 1024;
+/// The same for a guest that accepts [`GUEST_STEPS`] pages of 2 MB.
+const GUEST_WORK: u64 = WORK + GUEST_STEPS as u64 * 512 * 512;
+/// How many things a guest does at most before it cannot be run any more.
+const GUEST_STEPS: usize = 4;
 
 /// Takes values off the bytes; zeros once they are used up.
 struct Bytes<'a>(&'a [u8]);
@@ -89,6 +98,32 @@ impl Bytes<'_> {
             14 => FIELDS[n as usize % FIELDS.len()] + u64::from(self.byte() & 31),
             _ => self.word(),
         }
+    }
+}
+
+impl Bytes<'_> {
+    /// What a guest does.
+    fn guest_action(&mut self) -> GuestAction {
+        let kind = self.byte();
+        let operand = self.operand();
+        let mut set = TdcallRegs::default();
+        set[1] = Some(operand);
+        match kind % 4 {
+            // Accept a page, ask the host for something, make another TDCALL.
+            0 => set[0] = Some(6),
+            1 => set[0] = Some(0),
+            2 => set[0] = Some(self.word()),
+            _ => {
+                return GuestAction::ExitInPlace(GuestExit::VmExit {
+                    reason: u32::from(self.byte()),
+                    qualification: self.word(),
+                    gpa: operand,
+                    interruption: 0,
+                    rip: 0,
+                })
+            }
+        }
+        GuestAction::Tdcall(set)
     }
 }
 
@@ -192,10 +227,10 @@ impl Fuzzed {
 
         let held = record.held.borrow();
         assert!(held.is_empty(), "{rax:#x} {operands:x?} keeps {held:?}");
-        let bound = if number == leaf::SYS_TDMR_INIT {
-            PAMT_WORK
-        } else {
-            WORK
+        let bound = match number {
+            leaf::SYS_TDMR_INIT => PAMT_WORK,
+            leaf::VP_ENTER => GUEST_WORK,
+            _ => WORK,
         };
         let work = record.work.get();
         assert!(work <= bound, "{rax:#x} {operands:x?} touches {work} words");
@@ -312,6 +347,12 @@ pub fn run(bytes: &[u8]) {
             break;
         }
         let kind = bytes.byte();
+        if (0xd0..0xe0).contains(&kind) {
+            let steps = 1 + usize::from(kind) % GUEST_STEPS;
+            let guest: Vec<_> = (0..steps).map(|_| bytes.guest_action()).collect();
+            fuzzed.host.machine.conditions().set_guest(guest);
+            continue;
+        }
         if kind >= 0xe0 {
             let (page, offset) = (bytes.operand(), u64::from(bytes.byte()));
             let value = bytes.operand();

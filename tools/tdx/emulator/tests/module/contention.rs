@@ -35,10 +35,10 @@ const NEW: u64 = TDR + 0x10_0000;
 const GPA: u64 = 0x1000;
 
 /// A call that would succeed.
-struct Prepared {
-    host: Host,
-    rax: u64,
-    operands: Vec<u64>,
+pub(super) struct Prepared {
+    pub(super) host: Host,
+    pub(super) rax: u64,
+    pub(super) operands: Vec<u64>,
     tdvpr: u64,
     /// The page that the call removes, if it does.
     removed: u64,
@@ -51,7 +51,7 @@ fn finalized(host: &Host, td: &mut Td) -> u64 {
 }
 
 /// Prepares a call of the leaf of that number.
-fn prepare(number: u64) -> Option<Prepared> {
+pub(super) fn prepare(number: u64) -> Option<Prepared> {
     let host = Host::start(&PROFILE_1_5_05);
     let mut rax = number;
     let mut tdvpr = 0;

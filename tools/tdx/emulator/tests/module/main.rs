@@ -3,6 +3,7 @@
 //! Tests of the module: each leaf with each way to fail, in the order in which they are checked,
 //! and what only whole lives, many processors or random calls show.
 
+mod bare;
 mod bring_up;
 mod contention;
 mod docs;
@@ -12,6 +13,7 @@ mod junk;
 mod life;
 mod memory;
 mod model;
+mod operands;
 mod pages;
 mod params;
 mod states;

@@ -17,6 +17,7 @@ use tdx_emulator_host::{
         GuestExit,
         Operand,
         PageType,
+        Platform,
         Status,
         PROFILE_1_5_05, //
     },
@@ -369,6 +370,36 @@ fn sept_remove() {
     host.ok(leaf::MEM_TRACK, &[TDR]);
     let not_free = Status::EPT_PAGE_NOT_FREE.on(Operand::Rcx);
     host.fails(rax, &[2, TDR], not_free);
+}
+
+/// What only migration leads to, so the host writes it into the table here.
+#[test]
+fn states_of_migration() {
+    let (host, mut td) = with_tables();
+    let entry = *td.pages.last().unwrap();
+    let page = td.page();
+    host.ok(leaf::MEM_PAGE_AUG, &[0, TDR, page]);
+    let set = |value: u64| host.machine.lp(0).write64(entry, value);
+    let read = || host.ok(leaf::MEM_SEPT_RD, &[0, TDR]).rdx;
+    const BLOCKED_WRITE: u64 = 0x0040_0000_0000_00c0;
+    const PENDING: u64 = 0x0100_0000_0000_0000;
+    for (value, code, blocked) in [(BLOCKED_WRITE, 8, 1), (BLOCKED_WRITE | PENDING, 16, 3)] {
+        set(value | page);
+        assert_eq!(read(), code << 8);
+        host.ok(leaf::MEM_RANGE_BLOCK, &[0, TDR]);
+        assert_eq!(read(), blocked << 8);
+    }
+    host.ok(leaf::MEM_PAGE_REMOVE, &[0, TDR]);
+    // A page that an import has removed can be added again.
+    set(0x00c0_0000_0000_0000);
+    assert_eq!(read(), 5 << 8);
+    host.fails(
+        leaf::MEM_RANGE_BLOCK,
+        &[0, TDR],
+        Status::EPT_ENTRY_STATE_INCORRECT.on(Operand::Rcx),
+    );
+    host.ok(leaf::MEM_PAGE_AUG, &[0, TDR, page]);
+    assert_eq!(read(), 2 << 8);
 }
 
 /// Runs `f` while the TD's first vCPU, entered on the other processor, runs.
