@@ -111,6 +111,11 @@ pub unsafe fn mutex_lock(lock: *mut mutex) {
 }
 
 pub unsafe fn mutex_unlock(lock: *mut mutex) {
+    // A check has failed, and the guards on the way out are dropped.
+    if std::thread::panicking() {
+        return;
+    }
+
     // SAFETY: As for C's.
     let lock = unsafe { &*lock };
     let left_out = match lock.0 {
@@ -179,6 +184,11 @@ pub unsafe fn kvm_lock_all_vcpus(kvm: *mut kvm) -> c_int {
 }
 
 pub unsafe fn kvm_unlock_all_vcpus(kvm: *mut kvm) {
+    // As above.
+    if std::thread::panicking() {
+        return;
+    }
+
     // SAFETY: As for C's.
     let kvm = unsafe { &*kvm };
     let locked = match kvm.online() {
