@@ -9,6 +9,7 @@ use kernel::{
         KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
         KVM_MAX_CPUID_ENTRIES, //
     },
+    pr_warn_once,
     prelude::*,
     transmute::AsBytes,
     uaccess::UserSlice, //
@@ -154,7 +155,7 @@ impl Table {
 
         let eax_ebx = mng_rd(vcpu, field).map_err(|_| Unread::Refused)?;
         let ecx_edx = mng_rd(vcpu, field + 1).map_err(|e| {
-            pr_warn!("half of CPUID leaf {:#x} cannot be read: {:?}\n", leaf, e);
+            pr_warn_once!("half of CPUID leaf {:#x} cannot be read: {:?}\n", leaf, e);
             Unread::Refused
         })?;
 
