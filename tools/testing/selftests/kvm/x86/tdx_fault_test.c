@@ -696,8 +696,18 @@ struct walk {
 	long left_charges;
 };
 
+/*
+ * Is KVM to give something up because the leaf fails?  Else nothing gets lost.
+ * It forgets what it could not flush, and keeps what it could not tear down.
+ */
+static bool may_give_up(const struct operation *operation, const struct leaf *leaf)
+{
+	return operation == &tear_down || !strcmp(leaf->name, "VP.FLUSH");
+}
+
 /* See how much is left once the TD is gone, and take that for granted from then on. */
-static void walk_account(struct walk *walk, struct outcome *outcome)
+static void walk_account(struct __test_metadata *const _metadata, struct walk *walk,
+			 const struct leaf *leaf, struct outcome *outcome)
 {
 	struct accounting now = accounting_read();
 
@@ -708,6 +718,13 @@ static void walk_account(struct walk *walk, struct outcome *outcome)
 	walk->left_hkids += outcome->left_hkids;
 	walk->left_charges += outcome->left_charges;
 	walk->accounting = now;
+
+	if (!may_give_up(walk->trial.operation, leaf)) {
+		EXPECT_TRUE(!outcome->left_pages && !outcome->left_hkids &&
+			    !outcome->left_charges) {
+			outcome_print("lost", outcome);
+		}
+	}
 }
 
 static void walk_one(struct __test_metadata *const _metadata, struct walk *walk,
@@ -746,7 +763,7 @@ static void walk_one(struct __test_metadata *const _metadata, struct walk *walk,
 		trial_free(trial);
 
 	if (!trial->td.vm)
-		walk_account(walk, &outcome);
+		walk_account(_metadata, walk, leaf, &outcome);
 	outcome_compare(_metadata, &walk->comparison, &outcome);
 }
 
@@ -800,7 +817,7 @@ static void walk_leaf(struct __test_metadata *const _metadata, struct walk *walk
 	}
 	trial_free(&walk->trial);
 	snprintf(end.where, sizeof(end.where), "%s, the end", leaf->name);
-	walk_account(walk, &end);
+	walk_account(_metadata, walk, leaf, &end);
 	outcome_compare(_metadata, &walk->comparison, &end);
 
 	/* Of the kernel's pages those are missing that the module still has. */
