@@ -152,7 +152,7 @@ static int statuses_show(struct seq_file *m, void *unused)
 }
 DEFINE_SHOW_ATTRIBUTE(statuses);
 
-static int reset_set(void *data, u64 val)
+static void reset_all(void)
 {
 	int i;
 
@@ -162,6 +162,11 @@ static int reset_set(void *data, u64 val)
 	}
 	injection_reset(&no_entropy);
 	injection_reset(&key_table_busy);
+}
+
+static int reset_set(void *data, u64 val)
+{
+	reset_all();
 	return 0;
 }
 DEFINE_DEBUGFS_ATTRIBUTE(reset_fops, NULL, reset_set, "%llu\n");
@@ -207,6 +212,31 @@ void __init tdx_emulator_inject_init(struct dentry *parent)
 	injection_create("key_table_busy", top, &key_table_busy);
 	debugfs_create_file_unsafe("reset", 0200, top, NULL, &reset_fops);
 }
+
+#ifdef CONFIG_INTEL_TDX_EMULATOR_KUNIT_TEST
+
+void tdx_emulator_test_hold(u16 leaf, u32 hold_us)
+{
+	WRITE_ONCE(leaves[leaf]->hold_us, hold_us);
+	WRITE_ONCE(leaves[leaf]->attr.probability, 100);
+}
+
+bool tdx_emulator_test_holding(u16 leaf)
+{
+	return atomic_read_acquire(&leaves[leaf]->holding);
+}
+
+void tdx_emulator_test_key_table_busy(void)
+{
+	WRITE_ONCE(key_table_busy.attr.probability, 100);
+}
+
+void tdx_emulator_test_reset(void)
+{
+	reset_all();
+}
+
+#endif /* CONFIG_INTEL_TDX_EMULATOR_KUNIT_TEST */
 
 #else /* CONFIG_FAULT_INJECTION_DEBUG_FS */
 

@@ -66,20 +66,22 @@ pub(crate) fn count(leaf: u16, status: Status) {
 }
 
 /// Text in a buffer of fixed size; what does not fit is cut off.
-struct Text<const N: usize> {
+pub(crate) struct Text<const N: usize> {
     bytes: [u8; N],
     len: usize,
 }
 
 impl<const N: usize> Text<N> {
-    const fn new() -> Self {
+    /// No text yet.
+    pub(crate) const fn new() -> Self {
         Self {
             bytes: [0; N],
             len: 0,
         }
     }
 
-    fn as_str(&self) -> &str {
+    /// The text.
+    pub(crate) fn as_str(&self) -> &str {
         let bytes = self.bytes.get(..self.len).unwrap_or(&[]);
         core::str::from_utf8(bytes).unwrap_or("?")
     }

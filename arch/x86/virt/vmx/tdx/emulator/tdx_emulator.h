@@ -80,6 +80,35 @@ bool tdx_emulator_inject_no_entropy(void);
 bool tdx_emulator_inject_key_table_busy(void);
 void tdx_emulator_inject_init(struct dentry *parent);
 
+#ifdef CONFIG_INTEL_TDX_EMULATOR_KUNIT_TEST
+/* For the tests: a SEAMCALL, its operands first and then its results. */
+struct tdx_emulator_test_call {
+	u64 rax;		/* leaf and version */
+	u64 rcx;
+	u64 rdx;
+	u64 r8;
+	u64 r9;
+	u64 status;
+	bool done;
+};
+
+unsigned int tdx_emulator_test_begin(void);
+void tdx_emulator_test_skip(void);
+void tdx_emulator_test_say(const char *text, size_t len);
+void tdx_emulator_test_call(struct tdx_emulator_test_call *call);
+int tdx_emulator_test_start(unsigned int cpu,
+			    struct tdx_emulator_test_call *call);
+bool tdx_emulator_test_done(const struct tdx_emulator_test_call *call);
+u64 tdx_emulator_test_alloc(unsigned int order);
+void tdx_emulator_test_free(u64 pa, unsigned int order);
+
+/* What debugfs does: choose the next call of the leaf, look, put all back. */
+void tdx_emulator_test_hold(u16 leaf, u32 hold_us);
+bool tdx_emulator_test_holding(u16 leaf);
+void tdx_emulator_test_key_table_busy(void);
+void tdx_emulator_test_reset(void);
+#endif
+
 bool tdx_emulator_traced(void);
 void tdx_emulator_trace(const struct tdx_emulator_call *call);
 

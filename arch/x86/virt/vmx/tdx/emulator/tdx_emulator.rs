@@ -9,10 +9,11 @@
 //! | part | what it is |
 //! | --- | --- |
 //! | `emulator_glue.c` | the trap, the boot parameter, the start before `subsys_initcall` |
-//! | `ffi` | the border between C and Rust, the only unsafe code |
+//! | `ffi` | the border between C and Rust, the only unsafe code but for tests |
 //! | `machine` | the machine as [`module::Platform`] wants to see it |
 //! | `module` | the module proper: no kernel in it, also built and tested on any host |
 //! | `show` | the tracepoint, the counters and the debugfs files |
+//! | `tests`, `emulator_test.c` | KUnit tests: leaves on two CPUs at once |
 //!
 //! Nothing is confidential. See `Documentation/arch/x86/tdx-emulator.rst`.
 
@@ -23,6 +24,9 @@ mod ffi;
 mod machine;
 pub mod module;
 mod show;
+#[cfg(CONFIG_INTEL_TDX_EMULATOR_KUNIT_TEST)]
+#[allow(unsafe_code)]
+mod tests;
 
 use kernel::prelude::*;
 use machine::Machine;
