@@ -368,7 +368,7 @@ class Pictures(unittest.TestCase):
         kinds, words, arrows = svg(RACE)
         self.assertEqual((len(kinds["ioctl"]), len(kinds["wait"]), len(kinds["guard"]), arrows), (2, 1, 4, 1))
         self.assertNotIn("busy", kinds)
-        for word in ("CPU 0", "CPU 1", "VP.CREATE", "kvm->lock", "vcpu->mutex", "kvm->slots_lock", "BUSY: lost a race"):
+        for word in ("CPU 0", "CPU 1", "VP.CREATE", "kvm->lock", "vcpu->mutex", "kvm->slots_lock", "BUSY: lost a race, arrow from who had the lock"):
             self.assertIn(word, words)
         # It waits as long as the other holds, and gets the lock after that.
         (wait,) = kinds["wait"]
@@ -377,11 +377,32 @@ class Pictures(unittest.TestCase):
         self.assertAlmostEqual(wait[0] + wait[2], later[0][0], delta=0.2)
 
     def test_lost_race_is_red(self):
-        kinds, words, _ = svg(BUSY)
-        self.assertEqual(len(kinds["busy"]), 1)
+        kinds, words, arrows = svg(BUSY)
+        self.assertEqual((len(kinds["busy"]), arrows), (1, svg(RACE)[2] + 1))
         self.assertIn("MNG.RD OPERAND_BUSY|TDR", words)
-        self.assertIn("MNG.RD on CPU 1: OPERAND_BUSY|TDR, against VP.INIT on CPU 0", words)
-        self.assertIn("OPERAND_BUSY|TDR against VP.INIT of tdxvm-53 on CPU 0 [TDVPR:EX TDR:EX]", printed(BUSY))
+        self.assertIn("TDR:EX", words)
+        self.assertIn("MNG.RD on CPU 1: OPERAND_BUSY|TDR, against VP.INIT on CPU 0, which has TDR:EX", words)
+        self.assertIn("OPERAND_BUSY|TDR against VP.INIT of tdxvm-53 on CPU 0, which had TDR:EX", printed(BUSY))
+
+    def test_who_had_it(self):
+        locks = (
+            "GLOBAL:EX,KOT:EX,PAMT_4K(0x5000):EX,PAMT_4K({0:#x}):SH,SEPT_TREE({0:#x}):EX,TD_EPOCH({0:#x}):EX,"
+            "SEPT_ENTRY(0x7000):EX".format(TDR)
+        )
+        for status, registers, role in (
+            (0x8000020200000000, {}, "GLOBAL:EX"),
+            (0x80000200000000BA, {}, "KOT:EX"),
+            (0x8000020000000092, {}, "SEPT_TREE:EX"),
+            (0x80000200000000A9, {}, "TD_EPOCH:EX"),
+            (0x8000020000000008, {"r8": 0x5000}, "page 4K:EX"),
+            (0x8000020000000002, {"rdx": TDR}, "TDR:SH"),
+            (0x8000020000000001, {"rcx": 0x7000}, "SEPT_ENTRY:EX"),
+            (0x8000020000000001, {"rcx": 0x9000}, None),
+        ):
+            lost = seamcall(28_000, "MEM.PAGE.AUG", 6, ticks=300, status=status, cpu=1, task="tdx bad-60", **registers)
+            trace = reader.Trace([*RACE[:-1], seamcall(30_000, "SYS.X", 99, ticks=9000, locks=locks), lost])
+            (busy,) = [call for call in trace.calls if call.busy]
+            self.assertEqual([found for _, found in trace.holders(busy)], [role] if role else [])
 
     def test_a_wait_for_another_cpu_comes_first(self):
         long = [
