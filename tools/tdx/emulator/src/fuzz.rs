@@ -166,8 +166,8 @@ impl Watch for &Record {
                 let place = held.iter().rposition(|other| *other == record);
                 held.remove(place.expect("a lock is released that nobody took"));
             }
-            Event::PageTaken(range) => self.moved.borrow_mut().push((range, true)),
-            Event::PageReturned(range) => self.moved.borrow_mut().push((range, false)),
+            Event::PageTaken(page) => self.moved.borrow_mut().push((page.range, true)),
+            Event::PageReturned { page, .. } => self.moved.borrow_mut().push((page.range, false)),
             _ => {}
         }
     }

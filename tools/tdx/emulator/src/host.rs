@@ -286,9 +286,11 @@ impl Host {
             0x100_0000,
         ];
         for (index, word) in (0..).zip(info) {
-            self.machine.lp(0).write64(TDMR_INFO + 8 * index, word);
+            let bytes = word.to_le_bytes();
+            self.machine.write_bytes(TDMR_INFO + 8 * index, &bytes);
         }
-        self.machine.lp(0).write64(TDMR_INFO + 4096, TDMR_INFO);
+        let bytes = TDMR_INFO.to_le_bytes();
+        self.machine.write_bytes(TDMR_INFO + 4096, &bytes);
         [TDMR_INFO + 4096, 1, u64::from(GLOBAL_HKID)]
     }
 

@@ -23,6 +23,10 @@ use std::{
         VecDeque, //
     },
     sync::{
+        atomic::{
+            AtomicBool,
+            Ordering, //
+        },
         Condvar,
         Mutex,
         MutexGuard, //
@@ -119,6 +123,7 @@ pub struct Machine {
     memory: Mutex<HashMap<u64, Box<[u8; PAGE]>>>,
     conditions: Mutex<Conditions>,
     events: Mutex<Vec<Event>>,
+    hidden: AtomicBool,
     random: Mutex<u64>,
     running: Mutex<Running>,
     running_changed: Condvar,
@@ -154,9 +159,24 @@ impl Machine {
                 tdcall_pending: false,
             }),
             events: Mutex::default(),
+            hidden: AtomicBool::new(false),
             random: Mutex::new(0x9e37_79b9_7f4a_7c15),
             running: Mutex::default(),
             running_changed: Condvar::new(),
+        }
+    }
+
+    /// From now on, what the module stores makes no sense to the host, and the other way round.
+    pub fn hide(&self) {
+        self.hidden.store(true, Ordering::Relaxed);
+    }
+
+    /// What the module means by bytes that are stored at `pa`, and the other way round.
+    fn translate(&self, pa: u64, bytes: &mut [u8]) {
+        if self.hidden.load(Ordering::Relaxed) {
+            for (pa, byte) in (pa..).zip(bytes) {
+                *byte ^= (pa.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8;
+            }
         }
     }
 
@@ -312,28 +332,36 @@ fn part(page: &mut [u8; PAGE], pa: u64, len: usize) -> &mut [u8] {
 
 impl Platform for Lp<'_> {
     fn read64(&self, pa: u64) -> u64 {
-        let value = self.machine.with_page(pa, |page| *word(page, pa));
+        let mut value = self.machine.with_page(pa, |page| *word(page, pa));
+        self.machine.translate(pa, &mut value);
         u64::from_le_bytes(value)
     }
 
     fn write64(&self, pa: u64, value: u64) {
-        self.machine
-            .with_page(pa, |page| *word(page, pa) = value.to_le_bytes());
+        let mut value = value.to_le_bytes();
+        self.machine.translate(pa, &mut value);
+        self.machine.with_page(pa, |page| *word(page, pa) = value);
     }
 
     fn cas64(&self, pa: u64, current: u64, new: u64) -> Result<u64, u64> {
         self.machine.with_page(pa, |page| {
             let word = word(page, pa);
+            self.machine.translate(pa, word);
             let value = u64::from_le_bytes(*word);
-            if value != current {
-                return Err(value);
+            if value == current {
+                *word = new.to_le_bytes();
             }
-            *word = new.to_le_bytes();
-            Ok(value)
+            self.machine.translate(pa, word);
+            (value == current).then_some(value).ok_or(value)
         })
     }
 
     fn read(&self, pa: u64, buffer: &mut [u8]) {
+        self.read_host(pa, buffer);
+        self.machine.translate(pa, buffer);
+    }
+
+    fn read_host(&self, pa: u64, buffer: &mut [u8]) {
         self.machine.with_page(pa, |page| {
             buffer.copy_from_slice(part(page, pa, buffer.len()))
         });
@@ -341,22 +369,28 @@ impl Platform for Lp<'_> {
 
     fn write(&self, pa: u64, bytes: &[u8]) {
         self.machine.with_page(pa, |page| {
-            part(page, pa, bytes.len()).copy_from_slice(bytes)
+            let part = part(page, pa, bytes.len());
+            part.copy_from_slice(bytes);
+            self.machine.translate(pa, part);
         });
     }
 
     fn fill(&self, pa: u64, len: u64, byte: u8) {
         let frame = pa / PAGE as u64;
-        if byte == 0 && !lock(&self.machine.memory).contains_key(&frame) {
+        let hidden = self.machine.hidden.load(Ordering::Relaxed);
+        if byte == 0 && !hidden && !lock(&self.machine.memory).contains_key(&frame) {
             return;
         }
-        self.machine
-            .with_page(pa, |page| part(page, pa, len as usize).fill(byte));
+        self.machine.with_page(pa, |page| {
+            let part = part(page, pa, len as usize);
+            part.fill(byte);
+            self.machine.translate(pa, part);
+        });
     }
 
     fn copy_page(&self, to: u64, from: u64) {
         let copy = self.machine.with_page(from, |page| *page);
-        self.machine.with_page(to, |page| *page = copy);
+        self.write(to, &copy);
     }
 
     fn cmr(&self, index: usize) -> Option<MemoryRange> {

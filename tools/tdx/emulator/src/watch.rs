@@ -55,6 +55,11 @@ impl<W: Watch> Platform for Watched<'_, W> {
         self.lp.read(pa, buffer);
     }
 
+    fn read_host(&self, pa: u64, buffer: &mut [u8]) {
+        self.watch.access(pa, buffer.len() as u64, false);
+        self.lp.read_host(pa, buffer);
+    }
+
     fn write(&self, pa: u64, bytes: &[u8]) {
         self.watch.access(pa, bytes.len() as u64, true);
         self.lp.write(pa, bytes);

@@ -9,6 +9,7 @@ mod contention;
 mod docs;
 mod fields;
 mod guest;
+mod hidden;
 mod junk;
 mod life;
 mod memory;

@@ -35,14 +35,15 @@
 #include <linux/debugfs.h>
 #include <linux/init.h>
 #include <linux/kdebug.h>
-#include <linux/memblock.h>
 #include <linux/panic.h>
 #include <linux/percpu.h>
 #include <linux/printk.h>
 #include <linux/random.h>
 #include <linux/seq_file.h>
 #include <linux/smp.h>
+#include <linux/stop_machine.h>
 #include <linux/string.h>
+#include <linux/stringify.h>
 #include <linux/topology.h>
 #include <linux/uaccess.h>
 #include <asm/archrandom.h>
@@ -68,18 +69,6 @@
 
 #define MTRRCAP_SEAMRR		BIT_ULL(15)
 
-/* What SEAMLDR can report of a real platform. */
-#define NR_CMRS			32
-
-struct ram_range {
-	u64 base;
-	u64 end;
-};
-
-/* RAM in ascending order, written once before the first SEAMCALL. */
-static struct ram_range ram[NR_CMRS] __ro_after_init;
-static unsigned int nr_ram __ro_after_init;
-
 static u64 keyid_partitioning __ro_after_init;
 
 /* The number of an LP is the order of its first SEAMCALL; 0 is "none yet". */
@@ -88,125 +77,10 @@ static atomic_t nr_lps = ATOMIC_INIT(0);
 
 static bool asked_for __initdata;
 static bool bad_option __initdata;
+static bool plain __initdata;
 static char profile[16] __initdata = "1.5.05";
 
 static bool started __ro_after_init;
-
-/*
- * The direct map's address of a range inside one page, or NULL if the range is
- * not RAM or currently not mapped (DEBUG_PAGEALLOC, memfd_secret).  A TDX
- * module is handed addresses by its host and has to survive all of them.
- *
- * A fault on a kernel address goes straight to the exception table, so there is
- * no need for pagefault_disable().
- */
-static __always_inline void *ram_ptr(u64 pa, size_t len)
-{
-	unsigned int i;
-	void *va;
-	u8 probe;
-
-	for (i = 0; i < nr_ram; i++) {
-		if (pa < ram[i].base || pa >= ram[i].end)
-			continue;
-		if (len > ram[i].end - pa)
-			return NULL;
-		va = __va(pa);
-		__get_kernel_nofault(&probe, va, u8, unmapped);
-		return va;
-	}
-
-unmapped:
-	return NULL;
-}
-
-u64 tdx_emulator_read64(u64 pa)
-{
-	u64 *va = ram_ptr(pa, sizeof(*va));
-
-	return va ? READ_ONCE(*va) : ~0ULL;
-}
-
-void tdx_emulator_write64(u64 pa, u64 value)
-{
-	u64 *va = ram_ptr(pa, sizeof(*va));
-
-	if (va)
-		WRITE_ONCE(*va, value);
-}
-
-u64 tdx_emulator_cmpxchg64(u64 pa, u64 old, u64 new)
-{
-	u64 *va = ram_ptr(pa, sizeof(*va));
-
-	return va ? cmpxchg64(va, old, new) : ~0ULL;
-}
-
-void tdx_emulator_read(u64 pa, void *to, size_t len)
-{
-	void *va = ram_ptr(pa, len);
-
-	if (va)
-		memcpy(to, va, len);
-	else
-		memset(to, 0xff, len);
-}
-
-void tdx_emulator_write(u64 pa, const void *from, size_t len)
-{
-	void *va = ram_ptr(pa, len);
-
-	if (va)
-		memcpy(va, from, len);
-}
-
-void tdx_emulator_fill(u64 pa, size_t len, u8 byte)
-{
-	void *va = ram_ptr(pa, len);
-
-	if (!va)
-		return;
-	if (IS_ALIGNED(pa | len, sizeof(u64)))
-		memset64(va, byte * 0x0101010101010101ULL, len / sizeof(u64));
-	else
-		memset(va, byte, len);
-}
-
-void tdx_emulator_copy_page(u64 to, u64 from)
-{
-	void *dst = ram_ptr(to, PAGE_SIZE);
-	void *src = ram_ptr(from, PAGE_SIZE);
-
-	if (!dst)
-		return;
-	if (src)
-		copy_page(dst, src);
-	else
-		tdx_emulator_fill(to, PAGE_SIZE, 0xff);
-}
-
-/*
- * The convertible memory is what Linux will build its TDMRs of, except that it
- * skips the first megabyte, as firmware does.
- */
-bool tdx_emulator_cmr(size_t index, u64 *base, u64 *size)
-{
-	unsigned int i;
-
-	for (i = 0; i < nr_ram; i++) {
-		u64 start = max_t(u64, ram[i].base, SZ_1M);
-
-		if (start >= ram[i].end)
-			continue;
-		if (index--)
-			continue;
-		*base = start;
-		*size = ram[i].end - start;
-		return true;
-	}
-
-	return false;
-}
 
 u32 tdx_emulator_phys_bits(void)
 {
@@ -370,29 +244,6 @@ static int __init probe_seamcall(void)
 	return trap;
 }
 
-static int __init collect_ram(void)
-{
-	unsigned long start_pfn, end_pfn;
-	int i;
-
-	for_each_mem_pfn_range(i, MAX_NUMNODES, &start_pfn, &end_pfn, NULL) {
-		u64 base = PFN_PHYS(start_pfn);
-		u64 end = PFN_PHYS(end_pfn);
-
-		if (nr_ram && ram[nr_ram - 1].end == base) {
-			ram[nr_ram - 1].end = end;
-			continue;
-		}
-		if (nr_ram == NR_CMRS)
-			return -E2BIG;
-		ram[nr_ram].base = base;
-		ram[nr_ram].end = end;
-		nr_ram++;
-	}
-
-	return nr_ram ? 0 : -ENODEV;
-}
-
 static int __init tdx_emulator_param(char *str)
 {
 	char *option;
@@ -405,6 +256,8 @@ static int __init tdx_emulator_param(char *str)
 			asked_for = true;
 		else if (!strcmp(option, "off"))
 			asked_for = false;
+		else if (!strcmp(option, "plain"))
+			plain = true;
 		else if (!strstarts(option, "profile=") ||
 			 strscpy(profile, option + strlen("profile="),
 				 sizeof(profile)) <= 0)
@@ -421,7 +274,7 @@ static int __init tdx_emulator_init(void)
 	int trap, ret;
 
 	if (bad_option) {
-		pr_err("not started: tdx_emulator= takes on, off and profile=NAME\n");
+		pr_err("not started: tdx_emulator= takes on, off, plain and profile=NAME\n");
 		return -EINVAL;
 	}
 	if (!asked_for)
@@ -449,13 +302,14 @@ static int __init tdx_emulator_init(void)
 		return -ENODEV;
 	}
 
-	ret = collect_ram();
+	ret = tdx_emulator_memory_init(!plain);
 	if (ret) {
-		pr_err("not started: more than %d ranges of RAM\n", NR_CMRS);
+		pr_err("not started: %s\n", ret == -ENOMEM ? "out of memory" :
+		       "more than " __stringify(TDX_EMULATOR_NR_CMRS) " ranges of RAM");
 		return ret;
 	}
 
-	ret = tdx_emulator_start(profile);
+	ret = tdx_emulator_start(profile, plain);
 	if (ret) {
 		pr_err("not started: there is no profile \"%s\"\n", profile);
 		return ret;
@@ -488,12 +342,35 @@ static int tds_show(struct seq_file *m, void *unused)
 }
 DEFINE_SHOW_ATTRIBUTE(tds);
 
+static int tdmrs_show(struct seq_file *m, void *unused)
+{
+	tdx_emulator_show_tdmrs(m);
+	return 0;
+}
+DEFINE_SHOW_ATTRIBUTE(tdmrs);
+
 static int accounting_show(struct seq_file *m, void *unused)
 {
 	tdx_emulator_show_accounting(m);
 	return 0;
 }
 DEFINE_SHOW_ATTRIBUTE(accounting);
+
+/* With all other CPUs stopped, none is inside a SEAMCALL. */
+static int check_memory(void *unused)
+{
+	tdx_emulator_check_memory();
+	return 0;
+}
+
+static int check_show(struct seq_file *m, void *unused)
+{
+	int ret = stop_machine(check_memory, NULL, NULL);
+
+	seq_printf(m, "%u\n", tdx_emulator_host_errors());
+	return ret;
+}
+DEFINE_SHOW_ATTRIBUTE(check);
 
 static int __init tdx_emulator_debugfs_init(void)
 {
@@ -505,7 +382,10 @@ static int __init tdx_emulator_debugfs_init(void)
 	dir = debugfs_create_dir("tdx_emulator", NULL);
 	debugfs_create_file("leaves", 0444, dir, NULL, &leaves_fops);
 	debugfs_create_file("tds", 0444, dir, NULL, &tds_fops);
+	debugfs_create_file("tdmrs", 0400, dir, NULL, &tdmrs_fops);
 	debugfs_create_file("accounting", 0444, dir, NULL, &accounting_fops);
+	debugfs_create_file("check", 0400, dir, NULL, &check_fops);
+	tdx_emulator_memory_debugfs(dir);
 	tdx_emulator_inject_init(dir);
 	return 0;
 }

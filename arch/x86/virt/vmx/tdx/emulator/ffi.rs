@@ -6,11 +6,22 @@
 
 use crate::{
     machine::Machine,
+    memory::{
+        self,
+        Page,
+        PageState,
+        PAGE_SIZE,
+        WORDS, //
+    },
     module::{
         LeafInfo,
         MemoryRange,
         Regs, //
     }, //
+};
+use core::{
+    ptr::NonNull,
+    sync::atomic::AtomicU64, //
 };
 use kernel::{
     bindings,
@@ -29,11 +40,11 @@ use kernel::{
 ///
 /// `profile` must point at a terminated string.
 #[export]
-pub(crate) unsafe extern "C" fn tdx_emulator_start(profile: *const c_char) -> c_int {
+pub(crate) unsafe extern "C" fn tdx_emulator_start(profile: *const c_char, plain: bool) -> c_int {
     // SAFETY: By the function's safety requirements.
     let profile = unsafe { CStr::from_char_ptr(profile) };
 
-    match crate::start(profile) {
+    match crate::start(profile, plain) {
         Ok(()) => 0,
         Err(error) => error.to_errno(),
     }
@@ -151,6 +162,17 @@ pub(crate) unsafe extern "C" fn tdx_emulator_show_tds(m: *mut bindings::seq_file
     crate::show::tds(unsafe { SeqFile::from_raw(m) });
 }
 
+/// Writes the debugfs file `tdmrs`.
+///
+/// # Safety
+///
+/// `m` must point at a `struct seq_file` that nothing else accesses.
+#[export]
+pub(crate) unsafe extern "C" fn tdx_emulator_show_tdmrs(m: *mut bindings::seq_file) {
+    // SAFETY: By the function's safety requirements.
+    crate::show::tdmrs(unsafe { SeqFile::from_raw(m) });
+}
+
 /// Writes the debugfs file `accounting`.
 ///
 /// # Safety
@@ -162,50 +184,57 @@ pub(crate) unsafe extern "C" fn tdx_emulator_show_accounting(m: *mut bindings::s
     crate::show::accounting(unsafe { SeqFile::from_raw(m) });
 }
 
-/// Reads 8 bytes of memory as one access. `pa` must be a multiple of 8.
+/// Looks at all pages that are not the host's.
+///
+/// # Safety
+///
+/// No processor may be inside a SEAMCALL, or pages may be taken for written to.
+#[export]
+pub(crate) unsafe extern "C" fn tdx_emulator_check_memory() {
+    memory::check();
+}
+
+/// How often the host was found out.
+///
+/// # Safety
+///
+/// None; the C declaration makes it unsafe.
+#[export]
+pub(crate) unsafe extern "C" fn tdx_emulator_host_errors() -> u32 {
+    memory::host_errors()
+}
+
+/// Whether a page is a TD's or the module's, as far as pages are watched.
+///
+/// # Safety
+///
+/// None; the C declaration makes it unsafe.
+#[export]
+pub(crate) unsafe extern "C" fn tdx_emulator_page_owned(pa: u64) -> bool {
+    memory::is_owned(pa)
+}
+
+const _: () = assert!(size_of::<PageState>() == size_of::<bindings::tdx_emulator_page>());
+
+/// The page of RAM that `pa` lies in, if it is RAM and mapped.
 #[inline]
-pub(crate) fn read64(pa: u64) -> u64 {
-    // SAFETY: Takes any address and checks it.
-    unsafe { bindings::tdx_emulator_read64(pa) }
-}
-
-/// Writes 8 bytes of memory as one access. `pa` must be a multiple of 8.
-#[inline]
-pub(crate) fn write64(pa: u64, value: u64) {
-    // SAFETY: Takes any address and checks it; what the memory is used for is the host's and the
-    // module's agreement, as it is with a real module.
-    unsafe { bindings::tdx_emulator_write64(pa, value) }
-}
-
-/// Replaces `old` by `new` as one locked access and returns the former value.
-#[inline]
-pub(crate) fn cmpxchg64(pa: u64, old: u64, new: u64) -> u64 {
-    // SAFETY: As for `write64()`.
-    unsafe { bindings::tdx_emulator_cmpxchg64(pa, old, new) }
-}
-
-/// Reads memory that does not cross a page boundary.
-pub(crate) fn read(pa: u64, buffer: &mut [u8]) {
-    // SAFETY: The buffer is writable for its length, the address is checked.
-    unsafe { bindings::tdx_emulator_read(pa, buffer.as_mut_ptr().cast(), buffer.len()) }
-}
-
-/// Writes memory that does not cross a page boundary.
-pub(crate) fn write(pa: u64, bytes: &[u8]) {
-    // SAFETY: The bytes are readable for their length; for the address, as for `write64()`.
-    unsafe { bindings::tdx_emulator_write(pa, bytes.as_ptr().cast(), bytes.len()) }
-}
-
-/// Fills memory that does not cross a page boundary.
-pub(crate) fn fill(pa: u64, len: usize, byte: u8) {
-    // SAFETY: As for `write64()`.
-    unsafe { bindings::tdx_emulator_fill(pa, len, byte) }
-}
-
-/// Copies a page.
-pub(crate) fn copy_page(to: u64, from: u64) {
-    // SAFETY: As for `write64()`.
-    unsafe { bindings::tdx_emulator_copy_page(to, from) }
+pub(crate) fn ram_page(pa: u64) -> Option<Page> {
+    let mut state = core::ptr::null_mut();
+    // SAFETY: Takes any address and checks it; the pointer is valid for writes.
+    let words = unsafe { bindings::tdx_emulator_ram_page(pa, &mut state) };
+    let words = NonNull::new(words.cast::<[AtomicU64; WORDS]>())?;
+    // SAFETY: This is a whole page of the direct map, which stays, and is mapped now. The module
+    // accesses it by atomic operations only. The host may do as it likes: like a real module, this
+    // one takes what it finds for what it is, bits.
+    let words = unsafe { words.as_ref() };
+    // SAFETY: NULL, or an entry of an array that is never freed, begins as zeros, and is accessed in
+    // this way only.
+    let state = unsafe { state.cast::<PageState>().as_ref() };
+    Some(Page {
+        pa: pa & !(PAGE_SIZE - 1),
+        words,
+        state,
+    })
 }
 
 /// The convertible memory range of that index, in ascending order.

@@ -6,6 +6,7 @@
 
 use crate::{
     ffi,
+    memory,
     module::{
         Event,
         HostMsrs,
@@ -65,34 +66,35 @@ impl Machine {
 
 impl Platform for Machine {
     fn read64(&self, pa: u64) -> u64 {
-        ffi::read64(pa)
+        memory::read64(pa)
     }
 
     fn write64(&self, pa: u64, value: u64) {
-        ffi::write64(pa, value);
+        memory::write64(pa, value);
     }
 
     fn cas64(&self, pa: u64, current: u64, new: u64) -> Result<u64, u64> {
-        match ffi::cmpxchg64(pa, current, new) {
-            former if former == current => Ok(former),
-            former => Err(former),
-        }
+        memory::cas64(pa, current, new)
     }
 
     fn read(&self, pa: u64, buffer: &mut [u8]) {
-        ffi::read(pa, buffer);
+        memory::read(pa, buffer);
+    }
+
+    fn read_host(&self, pa: u64, buffer: &mut [u8]) {
+        memory::read_host(pa, buffer);
     }
 
     fn write(&self, pa: u64, bytes: &[u8]) {
-        ffi::write(pa, bytes);
+        memory::write(pa, bytes);
     }
 
     fn fill(&self, pa: u64, len: u64, byte: u8) {
-        ffi::fill(pa, len as usize, byte);
+        memory::fill(pa, len, byte);
     }
 
     fn copy_page(&self, to: u64, from: u64) {
-        ffi::copy_page(to, from);
+        memory::copy_page(to, from);
     }
 
     fn cmr(&self, index: usize) -> Option<MemoryRange> {
@@ -181,13 +183,50 @@ impl Platform for Machine {
         }
     }
 
+    fn flush_page(&self, pa: u64, hkid: u16) {
+        memory::flushed(pa, hkid);
+    }
+
     fn inject(&self, leaf: u16) -> Option<Status> {
         let (status, hold_us) = ffi::inject(leaf);
         self.hold.set((hold_us != 0).then_some((leaf, hold_us)));
         status.map(Status::from_raw)
     }
 
+    #[inline]
     fn observe(&self, event: Event) {
+        let lock_event = matches!(
+            event,
+            Event::LockTaken(_)
+                | Event::LockBusy(_)
+                | Event::LockReleasing(_)
+                | Event::LockReleased(_)
+        );
+        if !lock_event {
+            page_event(&event);
+        } else if self.traced || self.hold.get().is_some() {
+            self.lock_event(&event);
+        }
+    }
+}
+
+/// Keeps track of whose pages are.
+#[inline(never)]
+fn page_event(event: &Event) {
+    match event {
+        Event::PageTaken(page) => memory::taken(page.range),
+        Event::PamtTaken(range) => memory::taken(*range),
+        Event::PageMeasured(page) => memory::measured(page),
+        Event::PageReturned { page, unflushed } => memory::returned(page, *unflushed),
+        Event::KeyFreed(hkid) => memory::key_freed(*hkid),
+        _ => {}
+    }
+}
+
+impl Machine {
+    /// Waits, and measures for how long locks are held.
+    #[inline(never)]
+    fn lock_event(&self, event: &Event) {
         // A leaf gives its locks back at its end: all are held when the first is about to go.
         if matches!(event, Event::LockReleasing(_)) {
             if let Some((leaf, us)) = self.hold.take() {

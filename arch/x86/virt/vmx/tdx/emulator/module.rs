@@ -49,6 +49,7 @@ pub use dispatch::{
 pub use inspect::{
     PageInfo,
     TdInfo,
+    TdmrView,
     VcpuInfo, //
 };
 pub use keys::{
@@ -76,6 +77,7 @@ pub use platform::{
     KeyPartition,
     KeyProgram,
     MemoryRange,
+    PageRecord,
     PhysicalLayout,
     Platform,
     Smrr, //

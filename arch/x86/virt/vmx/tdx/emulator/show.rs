@@ -7,6 +7,7 @@
 use crate::{
     ffi,
     machine::Machine,
+    memory,
     module::{
         LeafInfo,
         Lock,
@@ -200,7 +201,18 @@ pub(crate) fn tds(m: &SeqFile) {
     });
 }
 
-/// The pages that TDs own, by type, and the HKIDs they use.
+/// One line for each TDMR.
+pub(crate) fn tdmrs(m: &SeqFile) {
+    for tdmr in MODULE.tdmrs() {
+        seq_print!(m, "{:#x}+{:#x}", tdmr.range.base, tdmr.range.size);
+        for (pamt, size) in tdmr.pamt.iter().zip(["4k", "2m", "1g"]) {
+            seq_print!(m, " pamt_{size}={:#x}+{:#x}", pamt.base, pamt.size);
+        }
+        seq_print!(m, "\n");
+    }
+}
+
+/// The pages that TDs own, by type, the HKIDs they use, and what the host did wrong.
 pub(crate) fn accounting(m: &SeqFile) {
     for page_type in PageType::OWNED {
         seq_print!(
@@ -211,4 +223,6 @@ pub(crate) fn accounting(m: &SeqFile) {
         );
     }
     seq_print!(m, "hkids {}\n", MODULE.hkids_in_use());
+    seq_print!(m, "unflushed_pages {}\n", memory::unflushed_pages());
+    seq_print!(m, "host_errors {}\n", memory::host_errors());
 }

@@ -33,30 +33,33 @@ struct tdx_emulator_call {
 	const char *locks;	/* not terminated */
 };
 
+/* What SEAMLDR can report of a real platform. */
+#define TDX_EMULATOR_NR_CMRS	32
+
+/* What Rust keeps of each page of RAM, zero at first. */
+struct tdx_emulator_page {
+	u64 words[2];
+};
+
 /* Implemented in Rust, called by C. */
-int tdx_emulator_start(const char *profile);
+int tdx_emulator_start(const char *profile, bool plain);
 bool tdx_emulator_seamcall(struct pt_regs *regs);
 bool tdx_emulator_leaf_name(u16 number, char *name, size_t size);
 void tdx_emulator_show_leaves(struct seq_file *m);
 void tdx_emulator_show_statuses(struct seq_file *m, u16 leaf);
 void tdx_emulator_show_tds(struct seq_file *m);
+void tdx_emulator_show_tdmrs(struct seq_file *m);
 void tdx_emulator_show_accounting(struct seq_file *m);
+void tdx_emulator_check_memory(void);
+u32 tdx_emulator_host_errors(void);
+bool tdx_emulator_page_owned(u64 pa);
 
 /*
  * Implemented in C, called by Rust: the machine the module runs on.
  *
  * None of these sleeps or allocates; all may be called with interrupts off.
- * Addresses are physical.  What is not RAM reads as all ones and swallows
- * writes.  A range passed to these functions lies within one 4K page.
  */
-u64 tdx_emulator_read64(u64 pa);
-void tdx_emulator_write64(u64 pa, u64 value);
-u64 tdx_emulator_cmpxchg64(u64 pa, u64 old, u64 new);
-void tdx_emulator_read(u64 pa, void *to, size_t len);
-void tdx_emulator_write(u64 pa, const void *from, size_t len);
-void tdx_emulator_fill(u64 pa, size_t len, u8 byte);
-void tdx_emulator_copy_page(u64 to, u64 from);
-
+void *tdx_emulator_ram_page(u64 pa, struct tdx_emulator_page **page);
 bool tdx_emulator_cmr(size_t index, u64 *base, u64 *size);
 u32 tdx_emulator_phys_bits(void);
 u64 tdx_emulator_keyid_partitioning(void);
@@ -108,6 +111,10 @@ bool tdx_emulator_test_holding(u16 leaf);
 void tdx_emulator_test_key_table_busy(void);
 void tdx_emulator_test_reset(void);
 #endif
+
+/* Within C. */
+int tdx_emulator_memory_init(bool watched);
+void tdx_emulator_memory_debugfs(struct dentry *parent);
 
 bool tdx_emulator_traced(void);
 void tdx_emulator_trace(const struct tdx_emulator_call *call);

@@ -11,6 +11,8 @@
 //! | `emulator_glue.c` | the trap, the boot parameter, the start before `subsys_initcall` |
 //! | `ffi` | the border between C and Rust, the only unsafe code but for tests |
 //! | `machine` | the machine as [`module::Platform`] wants to see it |
+//! | `memory` | what the module stores, unreadable to the host, and who wrote to it |
+//! | `emulator_memory.c` | where RAM is, and how the host sees it |
 //! | `module` | the module proper: no kernel in it, also built and tested on any host |
 //! | `show` | the tracepoint, the counters and the debugfs files |
 //! | `tests`, `emulator_test.c` | KUnit tests: leaves on two CPUs at once |
@@ -22,6 +24,7 @@
 #[allow(unsafe_code)]
 mod ffi;
 mod machine;
+mod memory;
 pub mod module;
 mod show;
 #[cfg(CONFIG_INTEL_TDX_EMULATOR_KUNIT_TEST)]
@@ -38,11 +41,16 @@ use module::{
     PROFILE_1_5_05, //
 };
 
+/// The prefix of what this prints.
+const __LOG_PREFIX: &[u8] = b"tdx_emulator\0";
+
 /// The one module of this machine.
 static MODULE: Module = Module::new(&PROFILE_1_5_05);
 
-/// Makes the module behave like the published one of that name.
-fn start(profile: &CStr) -> Result {
+/// Makes the module behave like the published one of that name. `plain`: the host can read what it
+/// stores.
+fn start(profile: &CStr, plain: bool) -> Result {
+    memory::hide(!plain);
     let name = profile.to_str().map_err(|_| EINVAL)?;
     let profile = Profile::by_name(name).ok_or(EINVAL)?;
 

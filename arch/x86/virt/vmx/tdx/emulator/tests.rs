@@ -25,7 +25,10 @@ use crate::{
     show::Text,
     MODULE, //
 };
-use core::fmt::Write;
+use core::{
+    fmt::Write,
+    sync::atomic::Ordering, //
+};
 use facts::leaf;
 use kernel::{
     bindings,
@@ -65,6 +68,16 @@ fn say(what: fmt::Arguments<'_>) {
     let text = text.as_str();
     // SAFETY: The text is readable for its length.
     unsafe { bindings::tdx_emulator_test_say(text.as_ptr().cast(), text.len()) };
+}
+
+/// Writes a page as the host does; what there are no words for becomes zero.
+fn write_page(pa: u64, words: &[u64]) {
+    if let Some(page) = ffi::ram_page(pa) {
+        for (index, to) in page.words.iter().enumerate() {
+            let word = words.get(index).copied().unwrap_or(0);
+            to.store(word, Ordering::Relaxed);
+        }
+    }
 }
 
 /// What a SEAMCALL returned.

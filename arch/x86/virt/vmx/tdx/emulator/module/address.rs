@@ -81,3 +81,10 @@ pub(super) fn is_private_hkid<P: Platform>(platform: &P, hkid: u16) -> bool {
 pub(super) const fn is_aligned(value: u64, align: u64) -> bool {
     value & align.wrapping_sub(1) == 0
 }
+
+/// Reads 8 bytes that the host wrote, at a multiple of 8.
+pub(super) fn read_host64<P: Platform>(platform: &P, pa: u64) -> u64 {
+    let mut bytes = [0; 8];
+    platform.read_host(pa, &mut bytes);
+    u64::from_le_bytes(bytes)
+}

@@ -8,7 +8,10 @@ use super::{
         self,
         PageType, //
     },
-    platform::Platform,
+    platform::{
+        MemoryRange,
+        Platform, //
+    },
     td::{
         LifeCycle,
         OpState,
@@ -80,7 +83,24 @@ pub struct VcpuInfo {
     pub last_exit: u64,
 }
 
+/// What can be seen of a TDMR.
+#[derive(Clone, Copy, Debug)]
+pub struct TdmrView {
+    /// What memory it is.
+    pub range: MemoryRange,
+    /// Where its PAMTs for pages of 4 KiB, 2 MiB and 1 GiB lie.
+    pub pamt: [MemoryRange; 3],
+}
+
 impl Module {
+    /// The TDMRs.
+    pub fn tdmrs(&self) -> impl Iterator<Item = TdmrView> + '_ {
+        self.tdmrs.iter().map(|tdmr| TdmrView {
+            range: tdmr.range(),
+            pamt: [0, 1, 2].map(|level| tdmr.pamt(level)),
+        })
+    }
+
     /// Calls `f` for each TD that has a TDR.
     ///
     /// A TD that is being changed may be shown half changed.

@@ -28,6 +28,7 @@ use super::{
     platform::{
         Event,
         MemoryRange,
+        PageRecord,
         Platform, //
     },
     status::Status,
@@ -177,37 +178,44 @@ impl<P: Platform> LockedPage<'_, P> {
         level_pages(self.level)
     }
 
-    fn range(&self) -> MemoryRange {
-        MemoryRange {
-            base: self.base(),
-            size: level_size(self.level),
+    /// The page as [`Event`]s tell of it.
+    fn record(&self, page_type: PageType, owner: u64) -> PageRecord {
+        PageRecord {
+            range: MemoryRange {
+                base: self.base(),
+                size: level_size(self.level),
+            },
+            page_type,
+            owner,
         }
     }
 
     /// Gives the page to the TD with this TDR; a TDR has no owner, and 0 here.
     pub(super) fn assign(&self, page_type: PageType, owner: u64) {
         let platform = self.call.platform;
-        let owner = owner / PAGE_SIZE;
+        let owner_frame = owner / PAGE_SIZE;
         platform.write64(self.entry.pa.wrapping_add(8), 0);
         self.set(|value| {
             value & !(TYPE_MASK | OWNER_MASK)
                 | ((page_type as u64) << TYPE_SHIFT)
-                | (owner << OWNER_SHIFT)
+                | (owner_frame << OWNER_SHIFT)
         });
         self.call.module.count_pages(page_type, self.pages());
-        platform.observe(Event::PageTaken(self.range()));
+        platform.observe(Event::PageTaken(self.record(page_type, owner)));
     }
 
-    /// Gives the page back to the host.
-    pub(super) fn free(&self) {
+    /// Gives the page back to the host. `unflushed` is the HKID that was in use for it, unless all
+    /// caches were written back since.
+    pub(super) fn free(&self, unflushed: Option<u16>) {
         if let Some(page_type) = self.page_type() {
             let pages = self.pages().wrapping_neg();
             self.call.module.count_pages(page_type, pages);
+            self.call.platform.observe(Event::PageReturned {
+                page: self.record(page_type, self.owner()),
+                unflushed,
+            });
         }
         self.set(|value| value & !TYPE_MASK);
-        self.call
-            .platform
-            .observe(Event::PageReturned(self.range()));
     }
 
     /// Changes what is not the lock.
@@ -406,6 +414,16 @@ pub(super) fn for_each_page<P: Platform>(
     }
 }
 
+/// Tells the platform of a page of entries, on the occasion of the first that is initialised.
+fn observe_taken<P: Platform>(platform: &P, entry: u64) {
+    if is_aligned(entry, PAGE_SIZE) {
+        platform.observe(Event::PamtTaken(MemoryRange {
+            base: entry,
+            size: PAGE_SIZE,
+        }));
+    }
+}
+
 /// Initialises the entries of up to `pages` 4 KiB pages from `offset` on in a TDMR.
 ///
 /// Returns the offset of the first page not done.
@@ -421,10 +439,12 @@ pub(super) fn initialize<P: Platform>(
         for level in [2u8, 1] {
             if is_aligned(offset, level_size(level)) {
                 let pa = tdmr.entry(offset, level);
+                observe_taken(platform, pa);
                 Entry { pa }.initialize(platform, PageType::Nda);
             }
         }
         let pa = tdmr.entry(offset, 0);
+        observe_taken(platform, pa);
         let chunk = MemoryRange {
             base: offset,
             size: CHUNK_PAGES * PAGE_SIZE,

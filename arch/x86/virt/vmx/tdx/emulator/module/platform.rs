@@ -4,6 +4,7 @@
 
 use super::{
     locks::LockRecord,
+    pamt::PageType,
     regs::Regs,
     status::Status, //
 };
@@ -128,16 +129,41 @@ pub enum Event {
     LockReleasing(LockRecord),
     /// A lock was given back.
     LockReleased(LockRecord),
-    /// Memory now belongs to a TD or to the module.
-    PageTaken(MemoryRange),
-    /// Memory belongs to the host again.
-    PageReturned(MemoryRange),
+    /// A page now belongs to a TD.
+    PageTaken(PageRecord),
+    /// A page of a TD is about to be measured.
+    PageMeasured(PageRecord),
+    /// A page is about to be the host's again.
+    PageReturned {
+        /// The page.
+        page: PageRecord,
+        /// Caches may still hold lines of it that were written through this HKID.
+        unflushed: Option<u16>,
+    },
+    /// Memory now belongs to the module, for a PAMT.
+    PamtTaken(MemoryRange),
+    /// The HKID is free. No cache holds lines that were written through it.
+    KeyFreed(u16),
+}
+
+/// A page of a TD.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageRecord {
+    /// Where it lies.
+    pub range: MemoryRange,
+    /// What it is used for.
+    pub page_type: PageType,
+    /// The TD's TDR; 0 for a TDR itself.
+    pub owner: u64,
 }
 
 /// The machine: memory, logical processors, keys, entropy, time.
 ///
 /// Addresses are physical, without HKID bits. Memory that does not exist reads as all ones, and
 /// what is written there is lost. No method sleeps.
+///
+/// The host need not be able to make sense of what the module writes: what the host itself wrote
+/// is read by [`read_host`](Self::read_host) and [`copy_page`](Self::copy_page) only.
 pub trait Platform {
     /// Reads 8 bytes at an address that is a multiple of 8, as one access.
     fn read64(&self, pa: u64) -> u64;
@@ -150,16 +176,22 @@ pub trait Platform {
     /// Returns the former value: `Ok` if it was `current`, `Err` if not and nothing was written.
     fn cas64(&self, pa: u64, current: u64, new: u64) -> Result<u64, u64>;
 
-    /// Reads from memory. The range does not cross a 4 KiB boundary.
+    /// Reads from memory, whole aligned words of 8 bytes. The range does not cross a 4 KiB boundary.
     fn read(&self, pa: u64, buffer: &mut [u8]);
 
-    /// Writes to memory. The range does not cross a 4 KiB boundary.
+    /// The same for memory of the host.
+    fn read_host(&self, pa: u64, buffer: &mut [u8]) {
+        self.read(pa, buffer);
+    }
+
+    /// Writes to memory, whole aligned words of 8 bytes. The range does not cross a 4 KiB boundary.
     fn write(&self, pa: u64, bytes: &[u8]);
 
-    /// Sets `len` bytes to `byte`. The range does not cross a 4 KiB boundary.
+    /// Sets `len` bytes to `byte`, whole aligned words of 8 bytes. The range does not cross a 4 KiB
+    /// boundary.
     fn fill(&self, pa: u64, len: u64, byte: u8);
 
-    /// Copies a 4 KiB page.
+    /// Copies a 4 KiB page from memory of the host.
     fn copy_page(&self, to: u64, from: u64);
 
     /// The convertible memory range of that index, in ascending order; [`None`] after the last.

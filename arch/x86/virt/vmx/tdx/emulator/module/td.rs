@@ -237,10 +237,10 @@ impl<'c, P: Platform> Td<'c, P> {
         page.assign(page_type, self.tdr);
     }
 
-    /// Gives a page of the TD back to the host.
-    pub(super) fn give_back(&self, page: &LockedPage<'_, P>) {
+    /// Gives a page of the TD back to the host, see [`LockedPage::free`].
+    pub(super) fn give_back(&self, page: &LockedPage<'_, P>, unflushed: Option<u16>) {
         self.count_children(page.pages().wrapping_neg());
-        page.free();
+        page.free(unflushed);
     }
 
     /// Counts pages that the TD gets or, in two's complement, loses.

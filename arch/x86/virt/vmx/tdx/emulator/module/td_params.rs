@@ -87,7 +87,7 @@ struct TdParams {
 impl TdParams {
     fn read<P: Platform>(platform: &P, pa: u64) -> Self {
         let mut bytes = [0; TD_PARAMS_SIZE as usize];
-        platform.read(pa, &mut bytes);
+        platform.read_host(pa, &mut bytes);
         Self { bytes }
     }
 

@@ -6,6 +6,7 @@ use super::{
     address::{
         is_aligned,
         is_private,
+        read_host64,
         shared,
         GIB,
         PAGE_SIZE, //
@@ -55,8 +56,8 @@ impl TdmrInfo {
     /// Reads the description at `pa`.
     pub(super) fn read<P: Platform>(platform: &P, pa: u64) -> Self {
         let range = |offset: u64| MemoryRange {
-            base: platform.read64(pa.wrapping_add(offset)),
-            size: platform.read64(pa.wrapping_add(offset).wrapping_add(8)),
+            base: read_host64(platform, pa.wrapping_add(offset)),
+            size: read_host64(platform, pa.wrapping_add(offset).wrapping_add(8)),
         };
         let mut info = Self {
             range: range(0),
@@ -294,6 +295,15 @@ impl Tdmr {
     /// The TDMR's lock.
     pub(super) fn lock_word(&self) -> Word<'_> {
         Word::Local(&self.lock)
+    }
+
+    /// Where the PAMT for pages of that level lies.
+    pub(super) fn pamt(&self, level: usize) -> MemoryRange {
+        let pamt = self.pamt.get(level);
+        pamt.map_or(MemoryRange::default(), |[base, size]| MemoryRange {
+            base: base.load(Ordering::Relaxed),
+            size: size.load(Ordering::Relaxed),
+        })
     }
 
     /// What memory it is.

@@ -14,12 +14,14 @@ use super::{
         What, //
     },
     say,
+    write_page,
     Answer,
     Call,
     Memory,
     StartedCall, //
 };
 use crate::{
+    ffi,
     machine::Machine,
     module::{
         LeafInfo,
@@ -186,12 +188,8 @@ impl Rig {
 
     /// Parameters for TDH.MNG.INIT.
     fn write_td_params(&self) {
-        let machine = Machine::new(false);
-        let page = self.host_page(0);
         // XFAM, MAX_VCPUS, EPTP_CONTROLS (four levels, write-back), TSC_FREQUENCY in 25 MHz.
-        for (offset, value) in [(8, 3), (16, 16), (24, 0x1e), (40, 40)] {
-            machine.write64(page + offset, value);
-        }
+        write_page(self.host_page(0), &[0, 3, 16, 0x1e, 0, 40]);
     }
 
     /// A page that the module may have.
@@ -555,6 +553,10 @@ impl Rig {
                 page_type != Some(PageType::Nda) && (page_type == Some(PageType::Tdr)) == last
             }) {
                 Call::new(leaf::PHYMEM_PAGE_RECLAIM.into(), [page, 0, 0, 0]).make();
+                if last {
+                    let pa = page | u64::from(MODULE.global_hkid()) << ffi::phys_bits();
+                    Call::new(leaf::PHYMEM_PAGE_WBINVD.into(), [pa, 0, 0, 0]).make();
+                }
             }
         }
         let left = used().filter(|pa| page_type(*pa) != Some(PageType::Nda));

@@ -77,7 +77,7 @@ pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResul
     }
 
     entry.set(SeptEntry::FREE);
-    td.give_back(&page);
+    td.give_back(&page, Some(td.hkid()));
     regs.rcx = page.pa;
     Ok(())
 }

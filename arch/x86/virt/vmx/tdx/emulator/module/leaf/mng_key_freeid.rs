@@ -5,6 +5,7 @@
 use super::prelude::*;
 use crate::module::{
     keys::KotState,
+    platform::Event,
     td::{
         LifeCycle,
         LockedTd,
@@ -44,5 +45,6 @@ pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResul
 
     module.kot.set(td.hkid(), KotState::Free, 0);
     td.set(TdrField::LifeCycle, LifeCycle::Teardown as u64);
+    call.platform.observe(Event::KeyFreed(td.hkid()));
     Ok(())
 }

@@ -4,8 +4,15 @@
 
 use super::prelude::*;
 use crate::module::{
+    address::PAGE_SIZE,
     measurement::EXTEND_SIZE,
     open::TdAccess,
+    pamt::PageType,
+    platform::{
+        Event,
+        MemoryRange,
+        PageRecord, //
+    },
     sept::{
         self,
         SeptState, //
@@ -46,6 +53,16 @@ pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResul
     let mut contents = [0; EXTEND_SIZE];
     let size = address::level_size(walk.level);
     let pa = walk.entry.address() | gpa & size.wrapping_sub(1);
+    if address::is_aligned(pa, PAGE_SIZE) {
+        call.platform.observe(Event::PageMeasured(PageRecord {
+            range: MemoryRange {
+                base: pa,
+                size: PAGE_SIZE,
+            },
+            page_type: PageType::Reg,
+            owner: td.tdr,
+        }));
+    }
     call.platform.read(pa, &mut contents);
     td.measure_contents(gpa, &contents);
     Ok(())

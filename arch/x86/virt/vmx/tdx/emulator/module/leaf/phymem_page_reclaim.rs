@@ -65,11 +65,12 @@ pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResul
             return Err(Status::TD_ASSOCIATED_PAGES_EXIST);
         }
         call.module.unlist_td(td.tdr);
-        page.free();
+        page.free(Some(call.module.global_hkid()));
     } else {
         let td = LockedTd::lock_owner(call, page.owner(), &TDR)?;
         check_teardown(&td)?;
-        td.give_back(&page);
+        // The TD's HKID could not be freed before all caches were written back.
+        td.give_back(&page, None);
     }
     Ok(())
 }

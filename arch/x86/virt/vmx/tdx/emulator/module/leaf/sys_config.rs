@@ -73,7 +73,8 @@ fn take_tdmrs<P: Platform>(call: &Call<'_, P>, list: u64, count: u32) -> LeafRes
     let mut previous: Option<TdmrInfo> = None;
     for index in 0..count {
         let slot = list.wrapping_add(u64::from(index).wrapping_mul(8));
-        let Some(pa) = address::shared(platform, platform.read64(slot), ALIGN) else {
+        let info = address::read_host64(platform, slot);
+        let Some(pa) = address::shared(platform, info, ALIGN) else {
             return Err(Status::OPERAND_INVALID.on(Operand::Rcx));
         };
         let info = TdmrInfo::read(platform, pa);
