@@ -5,10 +5,11 @@
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
+MACHINE ?= bochs
 KERNEL := scripts/kernel --if-changed machine machine overlay
 
-## a TD set up by Linux, from nothing to the report
-run: prepare payload
+## a TD set up by Linux, from nothing to the report (MACHINE=qemu: on nested VMX)
+run: machine-usable prepare payload
 	@$(KERNEL)
 	@scripts/run
 
@@ -97,6 +98,9 @@ compile-fail: prepare
 variants: prepare
 	@scripts/test-group variants
 
+machine-usable:
+	@scripts/machine/boot --check --machine $(MACHINE)
+
 # What the host lacks, above all the toolchain root.
 prepare:
 	@scripts/toolchain >/dev/null
@@ -125,6 +129,6 @@ help:
 	@echo
 	@awk '/^## /{ text = substr($$0, 4) } /^[a-z-]+:/ { if (text) printf "  %-14s %s\n", substr($$1, 1, index($$1, ":") - 1), text; text = "" }' $(MAKEFILE_LIST)
 
-.PHONY: run test shell trace kernel kunit kselftest faults sanitize all-checks host-test golden conformance coverage fuzz-core docs-leaves compile-fail variants prepare payload tdxvm source-update clean distclean help docs-unsafe doc
+.PHONY: machine-usable run test shell trace kernel kunit kselftest faults sanitize all-checks host-test golden conformance coverage fuzz-core docs-leaves compile-fail variants prepare payload tdxvm source-update clean distclean help docs-unsafe doc
 
-export LINUX FIRMWARE JOBS FILTER TESTS VECTORS
+export MACHINE LINUX FIRMWARE JOBS FILTER TESTS VECTORS

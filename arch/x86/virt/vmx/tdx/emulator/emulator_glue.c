@@ -69,7 +69,12 @@
 
 #define MTRRCAP_SEAMRR		BIT_ULL(15)
 
+/* Bits of a physical address, and how many of them a KeyID may have. */
+#define MAX_PHYS_BITS		52
+#define KEYID_BITS		6
+
 static u64 keyid_partitioning __ro_after_init;
+static bool own_keyids __initdata;
 
 /* The number of an LP is the order of its first SEAMCALL; 0 is "none yet". */
 static DEFINE_PER_CPU(u32, lp_number);
@@ -268,9 +273,41 @@ static int __init tdx_emulator_param(char *str)
 }
 early_param("tdx_emulator", tdx_emulator_param);
 
-static int __init tdx_emulator_init(void)
+/*
+ * Where the CPU has SEAM, SEAMCALL is #GP or goes to a real TDX module as soon
+ * as VMX is on.
+ */
+static bool __init cpu_has_seam(void)
 {
 	u64 mtrrcap;
+
+	return boot_cpu_has(X86_FEATURE_MTRR) &&
+	       !rdmsrq_safe(MSR_MTRRcap, &mtrrcap) &&
+	       (mtrrcap & MTRRCAP_SEAMRR);
+}
+
+/*
+ * What Linux has found in IA32_MKTME_KEYID_PARTITIONING, long before any
+ * initcall.  If that is nothing, put KeyIDs there, as many as on usual hardware
+ * if so many bits of an address are unused: half of them are private.
+ */
+int __init tdx_emulator_supply_keyids(int ret, u64 *partitioning)
+{
+	int bits = min(MAX_PHYS_BITS - boot_cpu_data.x86_phys_bits, KEYID_BITS);
+	u64 half = BIT_ULL(max(bits, 1) - 1);
+
+	if (!asked_for || bad_option || (!ret && *partitioning) ||
+	    bits < 2 || cpu_has_seam())
+		return ret;
+
+	own_keyids = true;
+	keyid_partitioning = half << 32 | (half - 1);
+	*partitioning = keyid_partitioning;
+	return 0;
+}
+
+static int __init tdx_emulator_init(void)
+{
 	int trap, ret;
 
 	if (bad_option) {
@@ -280,12 +317,7 @@ static int __init tdx_emulator_init(void)
 	if (!asked_for)
 		return 0;
 
-	/*
-	 * Where the CPU has SEAM, SEAMCALL is #GP or goes to a real TDX module
-	 * as soon as VMX is on.
-	 */
-	if (boot_cpu_has(X86_FEATURE_MTRR) &&
-	    !rdmsrq_safe(MSR_MTRRcap, &mtrrcap) && (mtrrcap & MTRRCAP_SEAMRR)) {
+	if (cpu_has_seam()) {
 		pr_err("not started: this CPU has SEAM (IA32_MTRRCAP bit 15), use its own TDX module\n");
 		return -EBUSY;
 	}
@@ -296,11 +328,15 @@ static int __init tdx_emulator_init(void)
 		return -EBUSY;
 	}
 
-	if (rdmsrq_safe(MSR_IA32_MKTME_KEYID_PARTITIONING, &keyid_partitioning) ||
-	    !(keyid_partitioning >> 32)) {
-		pr_err("not started: MSR 0x87 (IA32_MKTME_KEYID_PARTITIONING) has no private KeyIDs\n");
+	if (!own_keyids &&
+	    (rdmsrq_safe(MSR_IA32_MKTME_KEYID_PARTITIONING, &keyid_partitioning) ||
+	     !(keyid_partitioning >> 32))) {
+		pr_err("not started: MSR 0x87 (IA32_MKTME_KEYID_PARTITIONING) has no private KeyIDs, and addresses of %u bits leave no room for any\n",
+		       boot_cpu_data.x86_phys_bits);
 		return -ENODEV;
 	}
+	if (own_keyids)
+		pr_info("MSR 0x87 has no KeyIDs, these are the emulator's own\n");
 
 	ret = tdx_emulator_memory_init(!plain);
 	if (ret) {

@@ -112,6 +112,9 @@ void tdx_emulator_test_key_table_busy(void);
 void tdx_emulator_test_reset(void);
 #endif
 
+/* Called where Linux reads IA32_MKTME_KEYID_PARTITIONING. */
+int tdx_emulator_supply_keyids(int ret, u64 *partitioning);
+
 /* Within C. */
 int tdx_emulator_memory_init(bool watched);
 void tdx_emulator_memory_debugfs(struct dentry *parent);
