@@ -3,10 +3,7 @@
 //! Random calls, held against a small model of the life cycles and of who owns which page.
 
 use proptest::prelude::*;
-use std::collections::{
-    BTreeMap,
-    BTreeSet, //
-};
+use std::collections::BTreeMap;
 use tdx_emulator_host::{
     host::{
         leaf,
@@ -57,8 +54,10 @@ enum Call {
     PageAdd,
     PageAug,
     Block,
+    Unblock,
     Track,
     Remove,
+    SeptRemove,
     Finalize,
     VpFlushDone,
     CacheWb,
@@ -77,11 +76,13 @@ fn call() -> impl Strategy<Value = Call> {
         3 => Just(Call::VpInit),
         2 => Just(Call::VpFlush),
         6 => Just(Call::SeptAdd),
-        3 => Just(Call::PageAdd),
+        6 => Just(Call::PageAdd),
         6 => Just(Call::PageAug),
         4 => Just(Call::Block),
+        4 => Just(Call::Unblock),
         3 => Just(Call::Track),
         4 => Just(Call::Remove),
+        1 => Just(Call::SeptRemove),
         2 => Just(Call::Finalize),
         1 => Just(Call::VpFlushDone),
         2 => Just(Call::CacheWb),
@@ -94,7 +95,11 @@ fn call() -> impl Strategy<Value = Call> {
 enum Leaf {
     Mapped,
     Pending,
-    Blocked(u64),
+    /// Since that epoch, after it was accepted or not.
+    Blocked {
+        epoch: u64,
+        accepted: bool,
+    },
 }
 
 #[derive(Debug, Default)]
@@ -109,8 +114,18 @@ struct Td {
     children: u64,
     epoch: u64,
     /// The tables, by the level of the entry that points to them and what they cover.
-    tables: BTreeSet<(u64, u64)>,
+    tables: BTreeMap<(u64, u64), usize>,
     leaves: BTreeMap<u64, (Leaf, usize)>,
+}
+
+impl Td {
+    /// Whether no vCPU can still use what was blocked in that epoch.
+    fn tracked(&self, epoch: u64) -> Expected {
+        if self.op_state == 2 && epoch >= self.epoch {
+            return Err(Status::TLB_TRACKING_NOT_DONE.on(Operand::Rcx));
+        }
+        Ok(())
+    }
 }
 
 #[derive(Debug)]
@@ -197,7 +212,7 @@ impl Model {
         let reached = (level + 1..=3).all(|above| {
             self.tds[&tdr]
                 .tables
-                .contains(&(above, covered(gpa, above)))
+                .contains_key(&(above, covered(gpa, above)))
         });
         if !reached {
             return Err(Status::EPT_WALK_FAILED.on(Operand::Rcx));
@@ -403,7 +418,8 @@ impl Model {
                 // The next table that is missing, or any.
                 let missing = [3, 2, 1].into_iter().find(|level| {
                     let tables = self.tds.get(&tdr).map(|td| &td.tables);
-                    tables.is_some_and(|tables| !tables.contains(&(*level, covered(gpa, *level))))
+                    tables
+                        .is_some_and(|tables| !tables.contains_key(&(*level, covered(gpa, *level))))
                 });
                 let level = match missing {
                     Some(level) if third.fitting => level,
@@ -412,7 +428,7 @@ impl Model {
                 let gpa = covered(gpa, level);
                 let expected = self.state(tdr, Operand::Rdx, &[1, 2]).and_then(|()| {
                     self.walk(tdr, gpa, level)?;
-                    if self.tds[&tdr].tables.contains(&(level, gpa)) {
+                    if self.tds[&tdr].tables.contains_key(&(level, gpa)) {
                         return Err(state);
                     }
                     if page == tdr {
@@ -422,7 +438,8 @@ impl Model {
                 });
                 if expected.is_ok() {
                     self.take(page, PageType::Ept, tdr);
-                    self.tds.get_mut(&tdr).unwrap().tables.insert((level, gpa));
+                    let td = self.tds.get_mut(&tdr).unwrap();
+                    td.tables.insert((level, gpa), page);
                 }
                 let operands = vec![gpa | level, pa(tdr), pa(page)];
                 (leaf::MEM_SEPT_ADD, operands, expected)
@@ -458,12 +475,12 @@ impl Model {
             }
             Call::Block => {
                 let tdr = self.td_page(first, |td| !td.leaves.is_empty());
-                let gpa = self.known_gpa(tdr, third);
+                let gpa = self.known_gpa(tdr, third, |_| true);
                 let expected = self.state(tdr, Operand::Rdx, &[1, 2]).and_then(|()| {
                     self.walk(tdr, gpa, 0)?;
                     match self.tds[&tdr].leaves.get(&gpa) {
                         None => Err(state),
-                        Some((Leaf::Blocked(_), _)) => {
+                        Some((Leaf::Blocked { .. }, _)) => {
                             Err(Status::GPA_RANGE_ALREADY_BLOCKED.on(Operand::Rcx))
                         }
                         Some(_) => Ok(()),
@@ -471,9 +488,66 @@ impl Model {
                 });
                 if expected.is_ok() {
                     let td = self.tds.get_mut(&tdr).unwrap();
-                    td.leaves.get_mut(&gpa).unwrap().0 = Leaf::Blocked(td.epoch);
+                    let leaf = &mut td.leaves.get_mut(&gpa).unwrap().0;
+                    let accepted = *leaf == Leaf::Mapped;
+                    let epoch = td.epoch;
+                    *leaf = Leaf::Blocked { epoch, accepted };
                 }
                 (leaf::MEM_RANGE_BLOCK, vec![gpa, pa(tdr)], expected)
+            }
+            Call::Unblock => {
+                let is_blocked = |(leaf, _): &(Leaf, usize)| matches!(leaf, Leaf::Blocked { .. });
+                let tdr = self.td_page(first, |td| td.leaves.values().any(is_blocked));
+                let gpa = self.known_gpa(tdr, third, |leaf| matches!(leaf, Leaf::Blocked { .. }));
+                let expected = self.state(tdr, Operand::Rdx, &[1, 2]).and_then(|()| {
+                    self.walk(tdr, gpa, 0)?;
+                    let td = &self.tds[&tdr];
+                    match td.leaves.get(&gpa) {
+                        Some((Leaf::Blocked { epoch, .. }, _)) => td.tracked(*epoch),
+                        _ => Err(state),
+                    }
+                });
+                if expected.is_ok() {
+                    let td = self.tds.get_mut(&tdr).unwrap();
+                    let leaf = &mut td.leaves.get_mut(&gpa).unwrap().0;
+                    let accepted = matches!(leaf, Leaf::Blocked { accepted: true, .. });
+                    *leaf = if accepted {
+                        Leaf::Mapped
+                    } else {
+                        Leaf::Pending
+                    };
+                }
+                (leaf::MEM_RANGE_UNBLOCK, vec![gpa, pa(tdr)], expected)
+            }
+            Call::SeptRemove => {
+                let tdr = self.td_page(first, |td| !td.tables.is_empty());
+                let level = 1 + second.number as u64 % 3;
+                let gpa = covered(gpa(third), level);
+                let expected = self.state(tdr, Operand::Rdx, &[1, 2]).and_then(|()| {
+                    self.walk(tdr, gpa, level)?;
+                    let td = &self.tds[&tdr];
+                    if !td.tables.contains_key(&(level, gpa)) {
+                        return Err(state);
+                    }
+                    if td.op_state == 2 {
+                        return Err(Status::GPA_RANGE_NOT_BLOCKED.on(Operand::Rcx));
+                    }
+                    let inside = |other: u64| covered(other, level) == gpa;
+                    let lower = td
+                        .tables
+                        .keys()
+                        .any(|(below, at)| *below < level && inside(*at));
+                    if lower || level == 1 && td.leaves.keys().any(|at| inside(*at)) {
+                        return Err(Status::EPT_PAGE_NOT_FREE.on(Operand::Rcx));
+                    }
+                    Ok(())
+                });
+                if expected.is_ok() {
+                    let td = self.tds.get_mut(&tdr).unwrap();
+                    let page = td.tables.remove(&(level, gpa)).unwrap();
+                    self.give_back(page);
+                }
+                (leaf::MEM_SEPT_REMOVE, vec![gpa | level, pa(tdr)], expected)
             }
             Call::Track => {
                 let tdr = self.td_page(first, |td| td.op_state >= 1);
@@ -485,15 +559,14 @@ impl Model {
             }
             Call::Remove => {
                 let tdr = self.td_page(first, |td| !td.leaves.is_empty());
-                let gpa = self.known_gpa(tdr, third);
+                let gpa = self.known_gpa(tdr, third, |_| true);
                 let expected = self.state(tdr, Operand::Rdx, &[1, 2]).and_then(|()| {
                     self.walk(tdr, gpa, 0)?;
                     let td = &self.tds[&tdr];
                     let leaf = td.leaves.get(&gpa).ok_or(state)?.0;
                     match leaf {
                         _ if td.op_state == 1 => Ok(()),
-                        Leaf::Blocked(epoch) if epoch < td.epoch => Ok(()),
-                        Leaf::Blocked(_) => Err(Status::TLB_TRACKING_NOT_DONE.on(Operand::Rcx)),
+                        Leaf::Blocked { epoch, .. } => td.tracked(epoch),
                         _ => Err(Status::GPA_RANGE_NOT_BLOCKED.on(Operand::Rcx)),
                     }
                 });
@@ -601,13 +674,15 @@ impl Model {
         }
     }
 
-    /// A GPA of the TD that has a page, or any.
-    fn known_gpa(&self, tdr: usize, pick: Pick) -> u64 {
-        let known: Vec<_> = self
-            .tds
-            .get(&tdr)
-            .map(|td| td.leaves.keys().copied().collect())
-            .unwrap_or_default();
+    /// A GPA of the TD that has a page in such a state, or any.
+    fn known_gpa(&self, tdr: usize, pick: Pick, fits: impl Fn(Leaf) -> bool) -> u64 {
+        let leaves = self.tds.get(&tdr).map(|td| td.leaves.iter());
+        let known: Vec<_> = leaves
+            .into_iter()
+            .flatten()
+            .filter(|(_, (leaf, _))| fits(*leaf))
+            .map(|(gpa, _)| *gpa)
+            .collect();
         match known.len() {
             0 => gpa(pick),
             _ if !pick.fitting => gpa(pick),
@@ -655,6 +730,20 @@ impl Model {
             }
         });
         assert_eq!(seen, self.tds.len());
+        let initialized = |(_, td): &(&usize, &Td)| td.life_cycle == 1 && td.op_state >= 1;
+        for (tdr, td) in self.tds.iter().filter(initialized) {
+            for (gpa, (leaf, page)) in &td.leaves {
+                let entry = host.ok(leaf::MEM_SEPT_RD, &[*gpa, pa(*tdr)]);
+                let code = match leaf {
+                    Leaf::Mapped => 4,
+                    Leaf::Pending => 2,
+                    Leaf::Blocked { accepted: true, .. } => 1,
+                    Leaf::Blocked { .. } => 3,
+                };
+                assert_eq!(entry.rdx, code << 8, "GPA {gpa:#x}");
+                assert_eq!(entry.rcx & 0xf_ffff_ffff_f000, pa(*page), "GPA {gpa:#x}");
+            }
+        }
         for (page, vcpu) in &self.vcpus {
             let info = host.module.vcpu_info(&lp, pa(*page)).unwrap();
             if self.tds[&vcpu.td].life_cycle == 1 {
