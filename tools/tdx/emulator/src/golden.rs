@@ -294,6 +294,9 @@ pub struct Results {
     pub leaves: BTreeMap<(u64, String), Count>,
     /// All differences.
     pub differences: Vec<Difference>,
+    /// What in the recordings means nothing here: where, and why. The step counts as incomplete,
+    /// and so does what follows it as being after such a step.
+    pub not_understood: Vec<String>,
 }
 
 impl Results {
@@ -425,7 +428,7 @@ impl<'a> Run<'a> {
         let mut index = 0;
         while let Some(step) = steps.get(index) {
             let Some(number) = step.enter_running else {
-                self.count(index, results, None)?;
+                self.count(index, results, None);
                 index += 1;
                 continue;
             };
@@ -436,7 +439,7 @@ impl<'a> Run<'a> {
             let is_enter = |step: &Step| step.enter == Some(number);
             let end = steps.iter().position(is_end).context("no end")?;
             let enter = steps.iter().position(is_enter).context("no VP.ENTER")?;
-            self.count(enter, results, Some(index + 1..end))?;
+            self.count(enter, results, Some(index + 1..end));
             index = enter + 1;
         }
         Ok(())
@@ -444,7 +447,24 @@ impl<'a> Run<'a> {
 
     /// Makes the step of that index and counts it. Those of `meanwhile` are made while its guest
     /// runs.
-    fn count(
+    fn count(&mut self, index: usize, results: &mut Results, meanwhile: Option<Range<usize>>) {
+        if let Err(error) = self.try_count(index, results, meanwhile) {
+            let scenario = self.scenario;
+            let step = &scenario.steps[index];
+            if let (Some(leaf), Some(n)) = (&step.leaf, step.n) {
+                results
+                    .leaves
+                    .entry((n, leaf.clone()))
+                    .or_default()
+                    .incomplete += 1;
+            }
+            let what = format!("{} step {index}: {error:#}", scenario.name);
+            results.not_understood.push(what);
+            self.lost = true;
+        }
+    }
+
+    fn try_count(
         &mut self,
         index: usize,
         results: &mut Results,
@@ -452,11 +472,11 @@ impl<'a> Run<'a> {
     ) -> Result<()> {
         let scenario = self.scenario;
         let step = &scenario.steps[index];
+        results.events += usize::from(step.leaf.is_none());
         if let Some(env) = &step.env {
             self.environment(env)?;
         }
         let (Some(leaf), Some(n)) = (&step.leaf, step.n) else {
-            results.events += 1;
             return Ok(());
         };
         let key = (n, leaf.clone());
@@ -472,7 +492,7 @@ impl<'a> Run<'a> {
             self.lost |= self.changed_something(step)?;
         } else {
             let what = match meanwhile.clone() {
-                None => self.step(step, n, || Ok(()))?,
+                None => self.step(step, n, || {})?,
                 Some(others) => {
                     let mut other = Run {
                         scenario,
@@ -482,11 +502,10 @@ impl<'a> Run<'a> {
                     };
                     self.step(step, n, || {
                         other.machine.wait_for_guest();
-                        let mut others = others;
-                        let counted =
-                            others.try_for_each(|index| other.count(index, results, None));
+                        for index in others {
+                            other.count(index, results, None);
+                        }
                         other.machine.resume_guest();
-                        counted
                     })?
                 }
             };
@@ -505,7 +524,7 @@ impl<'a> Run<'a> {
             return Ok(());
         }
         for index in meanwhile.into_iter().flatten() {
-            self.count(index, results, None)?;
+            self.count(index, results, None);
         }
         Ok(())
     }
@@ -587,8 +606,18 @@ impl<'a> Run<'a> {
                 let mut regs = crate::host::regs(number::SYS_TDMR_INIT, &[hex(base)?]);
                 seamcall(&self.module, &self.machine.lp(0), &mut regs);
             }
-        } else if let Some(value) = what.strip_prefix("IA32_TSC_ADJUST=") {
-            self.machine.conditions().msrs.tsc_adjust = hex(value)?;
+        } else if let Some((msr, value)) = what.split_once('=') {
+            let value = value.split_whitespace().next().unwrap_or(value);
+            let mut conditions = self.machine.conditions();
+            match msr.split_whitespace().last() {
+                Some("TSC" | "IA32_TIME_STAMP_COUNTER") => conditions.tsc = hex(value)?,
+                Some("IA32_TSC_ADJUST") => conditions.msrs.tsc_adjust = hex(value)?,
+                Some("IA32_MISC_ENABLE") => conditions.msrs.misc_enable = hex(value)?,
+                Some("IA32_ARCH_CAPABILITIES") => {
+                    conditions.msrs.arch_capabilities = hex(value)?;
+                }
+                _ => bail!("unknown event: {what}"),
+            }
         } else {
             bail!("unknown event: {what}");
         }
@@ -604,12 +633,7 @@ impl<'a> Run<'a> {
     /// Makes a step's call. Returns what is different.
     ///
     /// `meanwhile` runs beside the call.
-    fn step(
-        &self,
-        step: &Step,
-        n: u64,
-        meanwhile: impl FnOnce() -> Result<()>,
-    ) -> Result<Vec<String>> {
+    fn step(&self, step: &Step, n: u64, meanwhile: impl FnOnce()) -> Result<Vec<String>> {
         for memory in &step.mem {
             // The host sees the same memory through every shared HKID.
             let bits = self.machine.config().layout.address_bits;
@@ -659,8 +683,8 @@ impl<'a> Run<'a> {
             } else {
                 seamcall(module, &lp, regs);
             }
-            meanwhile()
-        })?;
+            meanwhile();
+        });
         for record in held.iter().rev() {
             self.module.release(&other, *record);
         }

@@ -145,6 +145,13 @@ fn report(rows: &[Row], results: &Results) -> Value {
         modelled: true,
         count: results.total(),
     };
+    if !results.not_understood.is_empty() {
+        skips.push(format!(
+            "what follows {} events and steps that are not understood, first {}",
+            results.not_understood.len(),
+            results.not_understood[0]
+        ));
+    }
     json!({
         "passed": rows.iter().filter(is_test).count() - failures.len(),
         "failed": failures.len(),
@@ -174,6 +181,9 @@ fn main() -> Result<ExitCode> {
          incomplete and that changed the real module's state"
     );
 
+    for what in results.not_understood.iter().take(arguments.show) {
+        println!("not understood: {what}");
+    }
     let shown = results
         .differences
         .iter()
