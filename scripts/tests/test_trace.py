@@ -387,7 +387,7 @@ class Pictures(unittest.TestCase):
     def test_who_had_it(self):
         locks = (
             "GLOBAL:EX,KOT:EX,PAMT_4K(0x5000):EX,PAMT_4K({0:#x}):SH,SEPT_TREE({0:#x}):EX,TD_EPOCH({0:#x}):EX,"
-            "SEPT_ENTRY(0x7000):EX".format(TDR)
+            "SEPT_ENTRY(0x7000):EX,PAMT_2M(0x200000):EX,PAMT_2M(0x400000):SH".format(TDR)
         )
         for status, registers, role in (
             (0x8000020200000000, {}, "GLOBAL:EX"),
@@ -398,9 +398,14 @@ class Pictures(unittest.TestCase):
             (0x8000020000000002, {"rdx": TDR}, "TDR:SH"),
             (0x8000020000000001, {"rcx": 0x7000}, "SEPT_ENTRY:EX"),
             (0x8000020000000001, {"rcx": 0x9000}, None),
+            (0x8000020000000080, {}, "TDR:SH"),
+            (0x8000020000000008, {"r8": 0x201000}, "page 2M:EX"),
+            (0x8000020000000008, {"r8": 0x401000}, None),
+            (0x8000020000000008, {"r8": 0x400000}, "page 2M:SH"),
         ):
             lost = seamcall(28_000, "MEM.PAGE.AUG", 6, ticks=300, status=status, cpu=1, task="tdx bad-60", **registers)
-            trace = reader.Trace([*RACE[:-1], seamcall(30_000, "SYS.X", 99, ticks=9000, locks=locks), lost])
+            gone = seamcall(50_000, "PHYMEM.PAGE.RECLAIM", 28, rcx=TDR)
+            trace = reader.Trace([*RACE[:-1], seamcall(30_000, "SYS.X", 99, ticks=9000, locks=locks), lost, gone])
             (busy,) = [call for call in trace.calls if call.busy]
             self.assertEqual([found for _, found in trace.holders(busy)], [role] if role else [])
 
