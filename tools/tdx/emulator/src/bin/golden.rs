@@ -132,7 +132,8 @@ fn report(rows: &[Row], results: &Results) -> Value {
     let names: Vec<_> = not_compared.iter().map(|row| row.name.as_str()).collect();
     let mut skips = Vec::new();
     if !names.is_empty() {
-        let steps: usize = not_compared.iter().map(|row| row.count.steps).sum();
+        let steps = not_compared.iter().map(|row| row.count.not_modelled);
+        let steps: usize = steps.sum();
         skips.push(format!(
             "{} leaves that are not modelled ({steps} steps): {}",
             names.len(),
