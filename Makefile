@@ -68,6 +68,11 @@ conformance: prepare payload
 	@$(KERNEL)
 	@scripts/conformance $(if $(PROGRAMS),--programs $(PROGRAMS)) $(if $(REPLAY),--replay $(REPLAY))
 
+## programs of ioctls that break the kernel, looked for with KCOV (TIME=seconds, REPLAY=file)
+fuzz: prepare payload
+	@scripts/kernel --if-changed fuzz machine overlay fuzz
+	@scripts/fuzz-kvm $(if $(TIME),--time $(TIME)) $(if $(REPLAY),--replay $(REPLAY))
+
 ## how much of the emulated module's core the host-side tests run, by line
 coverage: prepare
 	@scripts/coverage
@@ -129,6 +134,6 @@ help:
 	@echo
 	@awk '/^## /{ text = substr($$0, 4) } /^[a-z-]+:/ { if (text) printf "  %-14s %s\n", substr($$1, 1, index($$1, ":") - 1), text; text = "" }' $(MAKEFILE_LIST)
 
-.PHONY: machine-usable run test shell trace kernel kunit kselftest faults sanitize all-checks host-test golden conformance coverage fuzz-core docs-leaves compile-fail variants prepare payload tdxvm source-update clean distclean help docs-unsafe doc
+.PHONY: machine-usable run test shell trace kernel kunit kselftest faults sanitize all-checks host-test golden conformance fuzz coverage fuzz-core docs-leaves compile-fail variants prepare payload tdxvm source-update clean distclean help docs-unsafe doc
 
 export MACHINE LINUX FIRMWARE JOBS FILTER TESTS VECTORS

@@ -246,6 +246,11 @@ impl Raw {
             match self {
                 Self::Ioctl {
                     fd,
+                    request: requests::RUN,
+                    argument,
+                } => Alarm::ends(|| libc::ioctl(fd, requests::RUN as _, argument)).into(),
+                Self::Ioctl {
+                    fd,
                     request,
                     argument,
                 } => libc::ioctl(fd, request as _, argument).into(),
@@ -265,6 +270,66 @@ impl Raw {
             _ => 0,
         };
         Returned { value, errno }
+    }
+}
+
+/// A signal for one thread, some time later.
+///
+/// KVM_RUN of a vCPU that nobody has started waits for ever, or for a signal.
+struct Alarm(libc::timer_t);
+
+impl Alarm {
+    const AFTER_NS: i64 = 500_000_000;
+
+    fn new() -> Option<Self> {
+        extern "C" fn nothing(_: libc::c_int) {}
+
+        // SAFETY: Zeros are no flags and an empty mask. The handler does nothing.
+        let installed = unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = nothing as extern "C" fn(libc::c_int) as usize;
+            libc::sigaction(libc::SIGALRM, &action, std::ptr::null_mut())
+        };
+        let mut timer: libc::timer_t = std::ptr::null_mut();
+        // SAFETY: Zeros are a valid event, of which the three fields that count are set; the kernel
+        // writes a number of its own to `timer`.
+        let created = unsafe {
+            let mut event: libc::sigevent = std::mem::zeroed();
+            event.sigev_notify = libc::SIGEV_THREAD_ID;
+            event.sigev_signo = libc::SIGALRM;
+            event.sigev_notify_thread_id = libc::gettid();
+            libc::timer_create(libc::CLOCK_MONOTONIC, &mut event, &mut timer)
+        };
+        (installed == 0 && created == 0).then_some(Self(timer))
+    }
+
+    fn set(&self, ns: i64) {
+        // SAFETY: Zeros are no time.
+        let mut time: libc::itimerspec = unsafe { std::mem::zeroed() };
+        time.it_value.tv_nsec = ns;
+        // SAFETY: The timer is one of this process, and `time` is read only.
+        unsafe { libc::timer_settime(self.0, 0, &time, std::ptr::null_mut()) };
+    }
+
+    /// Makes a call that a signal ends if it does not end by itself.
+    fn ends<T>(call: impl FnOnce() -> T) -> T {
+        thread_local! {
+            static ALARM: Option<Alarm> = Alarm::new();
+        }
+        ALARM.with(|alarm| {
+            if let Some(alarm) = alarm {
+                alarm.set(Self::AFTER_NS);
+            }
+            let result = call();
+            // The errno is that of the call.
+            let errno = io::Error::last_os_error().raw_os_error().unwrap_or(0);
+            if let Some(alarm) = alarm {
+                alarm.set(0);
+            }
+            // SAFETY: This is where the thread's errno is.
+            unsafe { *libc::__errno_location() = errno };
+            result
+        })
     }
 }
 
@@ -490,7 +555,7 @@ pub struct Kernel {
     served: Option<Server>,
     tds: File,
     accounting: File,
-    charge: Option<File>,
+    group: Option<Group>,
     accounting_before: String,
     _namesake: OwnedFd,
     /// Ticks that the steps of the last run took, and all of it.
@@ -523,7 +588,7 @@ impl Kernel {
         let tracer = Tracer::start(2048)?;
         let switch = open(TDX_RUST, true)?;
         let tds = open(Path::new(EMULATOR).join("tds"), false)?;
-        let charge = enter_cgroup();
+        let group = Group::enter();
         Ok(Self {
             _namesake: namesake(&kvm)?,
             kvm,
@@ -537,7 +602,7 @@ impl Kernel {
             tds,
             accounting_before: read_at_start(&accounting)?,
             accounting,
-            charge,
+            group,
             spent: Vec::new(),
         })
     }
@@ -691,6 +756,12 @@ impl Kernel {
                 Some(fd) => Raw::Close { fd },
                 None => Raw::Nothing,
             },
+            Call::Limit { tds } => {
+                if let Some(group) = &mut self.group {
+                    group.limit(Some(*tds));
+                }
+                Raw::Nothing
+            }
         };
         prepared
     }
@@ -988,25 +1059,70 @@ impl Kernel {
             }
         }
         self.accounting_before = accounting;
-        if let Some(charge) = &self.charge {
-            for line in read_at_start(charge)?.lines() {
-                if line.starts_with("tdx ") && line != "tdx 0" {
-                    left.push(format!("charge {line}"));
-                }
+        if let Some(group) = &mut self.group {
+            let charge = group.charge()?;
+            if charge != 0 {
+                left.push(format!("{charge} {CHARGES}"));
+                // Nobody else is to find it.
+                self.group = Group::enter();
+            } else {
+                group.limit(None);
             }
         }
         Ok(left.join(", "))
     }
 }
 
-/// Moves this process to a control group that counts its TDs, if there can be one.
-fn enter_cgroup() -> Option<File> {
-    let group = Path::new("/sys/fs/cgroup/conformance");
-    if !group.exists() {
-        fs::create_dir(group).ok()?;
+/// What [`Record::left`] calls charges of the control group.
+pub const CHARGES: &str = "charges for TDs";
+
+/// The control group of this process, which counts its TDs.
+struct Group {
+    current: File,
+    max: File,
+    limited: bool,
+}
+
+impl Group {
+    /// Moves this process to a new group, if there can be one.
+    fn enter() -> Option<Self> {
+        for number in 0.. {
+            let path = PathBuf::from(format!("/sys/fs/cgroup/conformance-{number}"));
+            match fs::create_dir(&path) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                Err(_) => return None,
+            }
+            fs::write(path.join("cgroup.procs"), "0").ok()?;
+            return Some(Self {
+                current: open(path.join("misc.current"), false).ok()?,
+                max: open(path.join("misc.max"), true).ok()?,
+                limited: false,
+            });
+        }
+        None
     }
-    fs::write(group.join("cgroup.procs"), "0").ok()?;
-    open(group.join("misc.current"), false).ok()
+
+    /// Sets how many TDs there may be.
+    fn limit(&mut self, tds: Option<u64>) {
+        let text = match tds {
+            Some(tds) => format!("tdx {tds}"),
+            None if self.limited => "tdx max".to_string(),
+            None => return,
+        };
+        self.limited = tds.is_some();
+        // A number that is not accepted limits nothing, for C and for Rust.
+        let _ = self.max.write_all_at(text.as_bytes(), 0);
+    }
+
+    /// How many TDs are charged for. A group that was given back too many has less than none.
+    fn charge(&self) -> Result<i64> {
+        let text = read_at_start(&self.current)?;
+        let count = text.lines().find_map(|line| line.strip_prefix("tdx "));
+        Ok(count
+            .and_then(|count| count.parse::<u64>().ok())
+            .unwrap_or(0) as i64)
+    }
 }
 
 fn create_vm(kvm: &Kvm, vm_type: u64) -> Result<i32> {

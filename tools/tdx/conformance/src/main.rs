@@ -6,7 +6,9 @@
 //! them, all on one VM. See [`record::Record`] for what is compared.
 
 mod check;
+mod fuzz;
 mod generate;
+mod kcov;
 mod kernel;
 mod memory;
 mod program;
@@ -34,7 +36,9 @@ use crate::check::check;
 use crate::check::Finding;
 use crate::check::Runner;
 use crate::check::Verdict;
+use crate::fuzz::Fuzz;
 use crate::generate::generate;
+use crate::generate::refused_charge;
 use crate::generate::Threads;
 use crate::kernel::Kernel;
 use crate::kernel::Refusal;
@@ -59,6 +63,8 @@ enum Command {
     Replay(Replay),
     /// Lets the module misbehave when Rust serves, and sees that it is found and made small
     SelfTest,
+    /// Looks for programs that lead where none has before, and for what breaks there
+    Fuzz(Fuzz),
 }
 
 #[derive(Args)]
@@ -94,6 +100,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run(&args),
         Command::Replay(args) => replay(&args),
         Command::SelfTest => self_test(),
+        Command::Fuzz(args) => fuzz::fuzz(&args),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -214,8 +221,19 @@ fn run(args: &Run) -> Result<bool> {
             break;
         }
     }
+    let mut good = tally.findings == 0;
+    // Last, as no TD can be made after it.
+    let program = refused_charge();
+    let verdict = check(&mut kernel, &program, 0)?;
+    tally.explained += u64::from(verdict.explained.is_some());
+    match (verdict.explained, &verdict.finding) {
+        (Some(reason), None) => println!("a difference that is right: {reason}"),
+        (_, Some(finding)) => report(None, finding),
+        (None, None) => println!("C no longer gives back a charge that it was refused"),
+    }
+    good &= verdict.explained.is_some() && verdict.finding.is_none();
     emit("tally", &tally.json());
-    Ok(tally.findings == 0)
+    Ok(good)
 }
 
 /// A kernel whose TDX module misbehaves where Rust serves the first step.

@@ -92,6 +92,8 @@ pub enum Call {
     Run { vcpu: u8 },
     /// close(); the number of a vCPU is not used again.
     Close(On),
+    /// Limits the TDs of the process's control group, until the end of the program.
+    Limit { tds: u64 },
 }
 
 /// What the last argument of an ioctl is.
@@ -348,6 +350,7 @@ impl fmt::Display for Call {
             }
             Self::Run { vcpu } => write!(f, "vcpu{vcpu}: KVM_RUN"),
             Self::Close(on) => write!(f, "{on}: close"),
+            Self::Limit { tds } => write!(f, "misc.max: {tds} TDs"),
         }
     }
 }
