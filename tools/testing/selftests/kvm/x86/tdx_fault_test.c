@@ -539,8 +539,12 @@ static void comparison_end(struct __test_metadata *const _metadata,
 #define MAX_LEAVES		64
 #define MAX_STATUSES		64
 
-/* KVM gives up HKIDs on purpose.  Twice as many, and none would be left. */
+/*
+ * KVM gives up HKIDs on purpose.  Twice as many, and none would be left.  Several
+ * leaves of the teardown are for HKIDs, of other operations only one is.
+ */
 #define MAX_LEFT_HKIDS		14
+#define MAX_LEFT_HKIDS_TEARDOWN	3
 
 struct leaf {
 	char name[24];
@@ -783,6 +787,7 @@ static void walk_leaf(struct __test_metadata *const _metadata, struct walk *walk
 		      const struct leaf *leaf)
 {
 	long nr_pages, nr_left, left_before = walk->left_pages;
+	long max_hkids = walk->left_hkids;
 	struct outcome end = {};
 	u64 statuses[MAX_STATUSES];
 	int i, nr_statuses;
@@ -792,12 +797,13 @@ static void walk_leaf(struct __test_metadata *const _metadata, struct walk *walk
 		return;
 	if (walk->trial.operation->makes_pages)
 		page_trace_start();
+	max_hkids += walk->trial.operation == &tear_down ? MAX_LEFT_HKIDS_TEARDOWN : MAX_LEFT_HKIDS;
 	nr_statuses = statuses_read(leaf, statuses);
 	for (index = 1; index <= leaf->nr_calls; index++) {
 		for (i = 0; i < nr_statuses; i++) {
 			if (walk->nr_faults++ % fault_stride)
 				continue;
-			if (walk->left_hkids >= MAX_LEFT_HKIDS) {
+			if (walk->left_hkids >= max_hkids) {
 				walk->nr_too_dear++;
 				continue;
 			}
