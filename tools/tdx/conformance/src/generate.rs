@@ -134,7 +134,7 @@ impl<'a> Generator<'a> {
     /// The life of a TD up to some point, as it should be.
     fn life(&mut self) -> Vec<Call> {
         let mut calls = vec![Call::kvm(On::Vm, requests::ENABLE_CAP, Kind::SplitIrqchip)];
-        if self.one_in(5) {
+        if self.one_in(4) {
             calls.push(self.capabilities());
         }
         calls.push(Call::tdx(On::Vm, KVM_TDX_INIT_VM, Data::of(Kind::InitVm)));
@@ -226,7 +226,7 @@ impl<'a> Generator<'a> {
             0 => {
                 calls.remove(at);
             }
-            1 => {
+            1 if self.one_in(2) => {
                 let again = calls[at].clone();
                 calls.insert(at, again);
             }
@@ -466,7 +466,7 @@ impl<'a> Generator<'a> {
         let bits = usize::from(width) * 8;
         let value = match self.below(8) {
             // Room for so many entries: where there is just enough is a place to be wrong.
-            0..4 if matches!(kind, Kind::Capabilities) && width == 4 => {
+            0..6 if matches!(kind, Kind::Capabilities) && width == 4 => {
                 let enough = self.offer.configurable.len() as u64;
                 self.pick(&[enough - 1, enough, enough + 1])
             }
@@ -511,7 +511,7 @@ impl<'a> Generator<'a> {
                     ),
                 }
             }
-            Kind::Capabilities => self.pick(&[(2048, 4), (2048, 4), (2052, 4), (0, 8), (64, 8)]),
+            Kind::Capabilities => self.pick(&[(2048, 4), (2048, 4), (2048, 4), (2052, 4), (64, 8)]),
             Kind::Cpuid => self.pick(&[(0, 4), (0, 4), (4, 4)]),
             Kind::SupportedCpuid => {
                 let words = size / 4;
