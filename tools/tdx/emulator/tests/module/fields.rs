@@ -5,7 +5,6 @@
 use tdx_emulator_host::{
     host::{
         leaf,
-        regs,
         Host,
         Td,
         FIRST_PAGE,
@@ -13,7 +12,6 @@ use tdx_emulator_host::{
         VERSION_1, //
     },
     module::{
-        Lock,
         Status,
         PROFILES,
         PROFILE_1_5_01,
@@ -290,15 +288,4 @@ fn a_debugger_sees_more_of_a_vcpu() {
             host.fails(leaf::VP_RD, &[tdvpr, RIP], refused);
         }
     }
-}
-
-#[test]
-fn a_call_tells_which_locks_it_took() {
-    let host = Host::start(&PROFILE_1_5_05);
-    Td::create(&host, TDR, 33).init(&host);
-    let outcome = host.seamcall(&mut regs(leaf::MEM_TRACK, &[TDR]));
-    let locks: Vec<_> = outcome.locks.iter().map(|record| record.lock).collect();
-    let page = |level| Lock::Page { pa: TDR, level };
-    assert_eq!(locks.last(), Some(&Lock::Epoch(TDR)));
-    assert!(locks.contains(&page(0)) && locks.contains(&Lock::OpState(TDR)));
 }

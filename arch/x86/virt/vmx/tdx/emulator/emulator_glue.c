@@ -423,6 +423,8 @@ static int __init tdx_emulator_debugfs_init(void)
 	debugfs_create_file("check", 0400, dir, NULL, &check_fops);
 	tdx_emulator_memory_debugfs(dir);
 	tdx_emulator_inject_init(dir);
+	if (IS_ENABLED(CONFIG_INTEL_TDX_EMULATOR_BENCH))
+		tdx_emulator_bench_init(dir);
 	return 0;
 }
 late_initcall(tdx_emulator_debugfs_init);

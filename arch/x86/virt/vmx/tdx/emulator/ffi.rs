@@ -5,7 +5,6 @@
 //! The only file of the emulator with `unsafe` code.
 
 use crate::{
-    machine::Machine,
     memory::{
         self,
         Page,
@@ -96,7 +95,7 @@ pub(crate) unsafe extern "C" fn tdx_emulator_seamcall(regs: *mut bindings::pt_re
     let pt_regs = unsafe { &mut *regs };
     let mut regs = load(pt_regs);
 
-    let answered = crate::seamcall(&Machine::new(traced()), &mut regs);
+    let answered = crate::seamcall(&mut regs);
     if answered {
         store(&regs, pt_regs);
     }
@@ -182,6 +181,79 @@ pub(crate) unsafe extern "C" fn tdx_emulator_show_tdmrs(m: *mut bindings::seq_fi
 pub(crate) unsafe extern "C" fn tdx_emulator_show_accounting(m: *mut bindings::seq_file) {
     // SAFETY: By the function's safety requirements.
     crate::show::accounting(unsafe { SeqFile::from_raw(m) });
+}
+
+/// Writes the debugfs file `bench`, or `bench_profile`.
+///
+/// # Safety
+///
+/// `m` must point at a `struct seq_file` that nothing else accesses.
+#[cfg(CONFIG_INTEL_TDX_EMULATOR_BENCH)]
+#[export]
+pub(crate) unsafe extern "C" fn tdx_emulator_bench(
+    m: *mut bindings::seq_file,
+    pa: u64,
+    pages: u64,
+    hkid: u64,
+    profile: bool,
+) -> bool {
+    // SAFETY: By the function's safety requirements.
+    let m = unsafe { SeqFile::from_raw(m) };
+    let ways: &[Way] = if profile {
+        &[Way::Profile]
+    } else {
+        &[Way::Trap, Way::Core, Way::Trap, Way::Core]
+    };
+
+    crate::bench::run(m, pa, pages, hkid, ways)
+}
+
+/// The size of a page.
+#[cfg(CONFIG_INTEL_TDX_EMULATOR_BENCH)]
+pub(crate) const PAGE: u64 = kernel::page::PAGE_SIZE as u64;
+
+/// How the benchmark calls the module.
+#[cfg(CONFIG_INTEL_TDX_EMULATOR_BENCH)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// By a SEAMCALL.
+    Trap,
+    /// Without a trap.
+    Core,
+    /// Without a trap, each instruction counted.
+    Profile,
+}
+
+/// Calls the module. The operands are RCX, RDX, R8 and R9. A profile is printed to `m`.
+///
+/// Returns the status and how many ticks it took.
+#[cfg(CONFIG_INTEL_TDX_EMULATOR_BENCH)]
+pub(crate) fn bench_seamcall(m: &SeqFile, rax: u64, operands: [u64; 4], way: Way) -> (u64, u64) {
+    let [rcx, rdx, r8, r9] = operands;
+    let mut regs = bindings::tdx_emulator_bench_regs {
+        rax,
+        rcx,
+        rdx,
+        r8,
+        r9,
+    };
+    if way == Way::Profile {
+        // CAST: `SeqFile` is a transparent wrapper of `struct seq_file`.
+        let m = core::ptr::from_ref(m).cast_mut().cast();
+        // SAFETY: The pointers are valid, and a SEAMCALL may have any operands.
+        unsafe { bindings::tdx_emulator_bench_profile(m, &mut regs) };
+        return (regs.rax, 0);
+    }
+    // SAFETY: The pointer is valid, and a SEAMCALL may have any operands.
+    let ticks = unsafe { bindings::tdx_emulator_bench_seamcall(&mut regs, way == Way::Trap) };
+    (regs.rax, ticks)
+}
+
+/// How many ticks the compression of so many blocks by SHA-384 takes.
+#[cfg(CONFIG_INTEL_TDX_EMULATOR_BENCH)]
+pub(crate) fn bench_sha384(blocks: usize) -> u64 {
+    // SAFETY: Has no requirements.
+    unsafe { bindings::tdx_emulator_bench_sha384(blocks) }
 }
 
 /// Looks at all pages that are not the host's.
@@ -349,7 +421,7 @@ pub(crate) fn inject_key_table_busy() -> bool {
 }
 
 /// Whether somebody listens to the tracepoint.
-fn traced() -> bool {
+pub(crate) fn traced() -> bool {
     // SAFETY: Only reads a static key.
     unsafe { bindings::tdx_emulator_traced() }
 }

@@ -12,6 +12,7 @@ use crate::{
         HostMsrs,
         KeyPartition,
         KeyProgram,
+        LockRecord,
         MemoryRange,
         PhysicalLayout,
         Platform,
@@ -30,41 +31,82 @@ const ARCH_CAP_TSX_CTRL: u64 = 1 << 7;
 /// Bits of a physical address, HKID included.
 const MAX_PHYS_BITS: u32 = 52;
 
-/// The machine, for the duration of one SEAMCALL.
-pub(crate) struct Machine {
-    /// Whether to note how long locks are held.
-    traced: bool,
+/// How many locks of a SEAMCALL are remembered.
+const TRACED_LOCKS: usize = 12;
+
+/// The locks that a SEAMCALL takes, for who wants to know.
+pub(crate) struct LockTrace {
+    /// In order. If there are more than fit, the last are missing.
+    records: [Cell<Option<LockRecord>>; TRACED_LOCKS],
+    count: Cell<usize>,
     held: Cell<u32>,
     since: Cell<u64>,
     ticks: Cell<u64>,
-    /// For how many microseconds the leaf of that number is to hold its locks before it returns.
-    hold: Cell<Option<(u16, u32)>>,
 }
 
-impl Machine {
-    /// The machine as the SEAMCALL on this processor sees it.
-    pub(crate) const fn new(traced: bool) -> Self {
+impl LockTrace {
+    /// No lock was taken yet.
+    pub(crate) const fn new() -> Self {
         Self {
-            traced,
+            records: [const { Cell::new(None) }; TRACED_LOCKS],
+            count: Cell::new(0),
             held: Cell::new(0),
             since: Cell::new(0),
             ticks: Cell::new(0),
-            hold: Cell::new(None),
         }
     }
 
-    /// Whether this SEAMCALL is to be reported.
-    pub(crate) fn traced(&self) -> bool {
-        self.traced
+    /// The locks in order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = LockRecord> + '_ {
+        self.records.iter().map_while(Cell::get)
     }
 
     /// For how many ticks of the time-stamp counter at least one lock was held.
     pub(crate) fn ticks_held(&self) -> u64 {
         self.ticks.get()
     }
+
+    fn taken(&self, record: LockRecord) {
+        let count = self.count.get();
+        if let Some(slot) = self.records.get(count) {
+            slot.set(Some(record));
+            self.count.set(count.wrapping_add(1));
+        }
+
+        if self.held.get() == 0 {
+            self.since.set(ffi::tsc());
+        }
+        self.held.set(self.held.get().wrapping_add(1));
+    }
+
+    fn released(&self) {
+        self.held.set(self.held.get().wrapping_sub(1));
+        if self.held.get() == 0 {
+            let held = ffi::tsc().wrapping_sub(self.since.get());
+            self.ticks.set(self.ticks.get().wrapping_add(held));
+        }
+    }
 }
 
-impl Platform for Machine {
+/// The machine, for the duration of one SEAMCALL.
+pub(crate) struct Machine<'a> {
+    /// Where to note the locks, if anybody wants to know.
+    trace: Option<&'a LockTrace>,
+    /// For how many microseconds the leaf of that number is to hold its locks before it returns.
+    hold: Cell<Option<(u16, u32)>>,
+}
+
+impl<'a> Machine<'a> {
+    /// The machine as the SEAMCALL on this processor sees it.
+    pub(crate) const fn new(trace: Option<&'a LockTrace>) -> Self {
+        Self {
+            trace,
+            hold: Cell::new(None),
+        }
+    }
+}
+
+impl Platform for Machine<'_> {
     fn read64(&self, pa: u64) -> u64 {
         memory::read64(pa)
     }
@@ -194,6 +236,10 @@ impl Platform for Machine {
     }
 
     #[inline]
+    fn observes(&self) -> bool {
+        self.trace.is_some() || self.hold.get().is_some()
+    }
+
     fn observe(&self, event: Event) {
         let lock_event = matches!(
             event,
@@ -204,7 +250,7 @@ impl Platform for Machine {
         );
         if !lock_event {
             page_event(&event);
-        } else if self.traced || self.hold.get().is_some() {
+        } else if self.observes() {
             self.lock_event(&event);
         }
     }
@@ -223,7 +269,7 @@ fn page_event(event: &Event) {
     }
 }
 
-impl Machine {
+impl Machine<'_> {
     /// Waits, and measures for how long locks are held.
     #[inline(never)]
     fn lock_event(&self, event: &Event) {
@@ -233,24 +279,13 @@ impl Machine {
                 ffi::hold(leaf, us);
             }
         }
-        if !self.traced {
+        let Some(trace) = self.trace else {
             return;
-        }
+        };
 
         match event {
-            Event::LockTaken(_) => {
-                if self.held.get() == 0 {
-                    self.since.set(ffi::tsc());
-                }
-                self.held.set(self.held.get().wrapping_add(1));
-            }
-            Event::LockReleased(_) => {
-                self.held.set(self.held.get().wrapping_sub(1));
-                if self.held.get() == 0 {
-                    let held = ffi::tsc().wrapping_sub(self.since.get());
-                    self.ticks.set(self.ticks.get().wrapping_add(held));
-                }
-            }
+            Event::LockTaken(record) => trace.taken(*record),
+            Event::LockReleased(_) => trace.released(),
             _ => {}
         }
     }

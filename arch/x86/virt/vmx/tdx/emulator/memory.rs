@@ -419,7 +419,7 @@ pub(crate) fn key_freed(hkid: u16) {
 
 /// Looks at all pages that are not the host's. No SEAMCALL may be running.
 pub(crate) fn check() {
-    let machine = Machine::new(false);
+    let machine = Machine::new(None);
     for range in (0..).map_while(ffi::cmr) {
         for (page, state) in watched(range) {
             if state.owner() != Owner::Other || page.is_untouched(state) {

@@ -42,9 +42,7 @@ mod vp;
 
 pub use dispatch::{
     CallResult,
-    LockTrace,
-    Outcome,
-    TRACED_LOCKS, //
+    Outcome, //
 };
 pub use inspect::{
     PageInfo,

@@ -6,7 +6,10 @@
 
 use crate::{
     ffi,
-    machine::Machine,
+    machine::{
+        LockTrace,
+        Machine, //
+    },
     memory,
     module::{
         LeafInfo,
@@ -14,7 +17,6 @@ use crate::{
         LockMode,
         LockRecord,
         Module,
-        Outcome,
         PageType,
         Regs,
         Status, //
@@ -123,21 +125,20 @@ impl fmt::Display for Shown<'_> {
     }
 }
 
-/// Reports a call to the tracepoint. Not inlined, for its buffer is large.
-#[inline(never)]
-pub(crate) fn trace(machine: &Machine, before: &Regs, after: &Regs, outcome: &Outcome) {
+/// Reports a call to the tracepoint.
+pub(crate) fn trace(before: &Regs, after: &Regs, leaf: u16, taken: &LockTrace) {
     let mut locks = Text::<384>::new();
-    for record in outcome.locks.iter() {
+    for record in taken.iter() {
         let separator = if locks.len == 0 { "" } else { "," };
         // Cannot fail: text that does not fit is cut off.
-        let _ = locks.write_fmt(fmt!("{separator}{}", Shown(record)));
+        let _ = locks.write_fmt(fmt!("{separator}{}", Shown(&record)));
     }
     if locks.len == 0 {
         let _ = locks.write_str("-");
     }
 
-    let name = Module::leaf_name(outcome.leaf).unwrap_or("UNKNOWN");
-    ffi::trace(before, after, machine.ticks_held(), name, locks.as_str());
+    let name = Module::leaf_name(leaf).unwrap_or("UNKNOWN");
+    ffi::trace(before, after, taken.ticks_held(), name, locks.as_str());
 }
 
 /// One line for each leaf that was ever called: name, number, calls, errors.
@@ -183,7 +184,7 @@ impl fmt::Display for Hex<'_> {
 
 /// One line for each TD.
 pub(crate) fn tds(m: &SeqFile) {
-    MODULE.for_each_td(&Machine::new(false), |td| {
+    MODULE.for_each_td(&Machine::new(None), |td| {
         seq_print!(
             m,
             "tdr={:#x} hkid={} lifecycle={} op_state={} vcpus={} pages={} mrtd=",

@@ -41,6 +41,15 @@ struct tdx_emulator_page {
 	u64 words[2];
 };
 
+/* The registers of a SEAMCALL that is measured. */
+struct tdx_emulator_bench_regs {
+	u64 rax;
+	u64 rcx;
+	u64 rdx;
+	u64 r8;
+	u64 r9;
+};
+
 /* Implemented in Rust, called by C. */
 int tdx_emulator_start(const char *profile, bool plain);
 bool tdx_emulator_seamcall(struct pt_regs *regs);
@@ -53,6 +62,7 @@ void tdx_emulator_show_accounting(struct seq_file *m);
 void tdx_emulator_check_memory(void);
 u32 tdx_emulator_host_errors(void);
 bool tdx_emulator_page_owned(u64 pa);
+bool tdx_emulator_bench(struct seq_file *m, u64 pa, u64 pages, u64 hkid, bool profile);
 
 /*
  * Implemented in C, called by Rust: the machine the module runs on.
@@ -118,6 +128,12 @@ int tdx_emulator_supply_keyids(int ret, u64 *partitioning);
 /* Within C. */
 int tdx_emulator_memory_init(bool watched);
 void tdx_emulator_memory_debugfs(struct dentry *parent);
+
+/* Measuring. */
+u64 tdx_emulator_bench_seamcall(struct tdx_emulator_bench_regs *regs, bool trapped);
+void tdx_emulator_bench_profile(struct seq_file *m, struct tdx_emulator_bench_regs *regs);
+u64 tdx_emulator_bench_sha384(size_t blocks);
+void tdx_emulator_bench_init(struct dentry *parent);
 
 bool tdx_emulator_traced(void);
 void tdx_emulator_trace(const struct tdx_emulator_call *call);

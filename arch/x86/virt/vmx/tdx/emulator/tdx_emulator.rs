@@ -10,6 +10,7 @@
 //! | --- | --- |
 //! | `emulator_glue.c` | the trap, the boot parameter, the start before `subsys_initcall` |
 //! | `ffi` | the border between C and Rust, the only unsafe code but for tests |
+//! | `bench` | the debugfs files that measure what a SEAMCALL costs |
 //! | `machine` | the machine as [`module::Platform`] wants to see it |
 //! | `memory` | what the module stores, unreadable to the host, and who wrote to it |
 //! | `emulator_memory.c` | where RAM is, and how the host sees it |
@@ -21,6 +22,8 @@
 
 #![deny(unsafe_code)]
 
+#[cfg(CONFIG_INTEL_TDX_EMULATOR_BENCH)]
+mod bench;
 #[allow(unsafe_code)]
 mod ffi;
 mod machine;
@@ -32,10 +35,14 @@ mod show;
 mod tests;
 
 use kernel::prelude::*;
-use machine::Machine;
+use machine::{
+    LockTrace,
+    Machine, //
+};
 use module::{
     CallResult,
     Module,
+    Outcome,
     Profile,
     Regs,
     PROFILE_1_5_05, //
@@ -67,16 +74,33 @@ fn start(profile: &CStr, plain: bool) -> Result {
 ///
 /// In the #UD handler, with interrupts off; the caller may hold any lock. Does not sleep, wait or
 /// allocate.
-fn seamcall(machine: &Machine, regs: &mut Regs) -> bool {
-    let before = *regs;
-    let outcome = MODULE.seamcall(machine, regs);
+fn seamcall(regs: &mut Regs) -> bool {
+    if ffi::traced() {
+        return seamcall_traced(regs);
+    }
 
+    counted(&MODULE.seamcall(&Machine::new(None), regs))
+}
+
+/// The same with a report to the tracepoint. Apart, for what that needs is large.
+#[cold]
+#[inline(never)]
+fn seamcall_traced(regs: &mut Regs) -> bool {
+    let before = *regs;
+    let locks = LockTrace::new();
+    let outcome = MODULE.seamcall(&Machine::new(Some(&locks)), regs);
+    let answered = counted(&outcome);
+
+    if answered {
+        show::trace(&before, regs, outcome.leaf, &locks);
+    }
+    answered
+}
+
+fn counted(outcome: &Outcome) -> bool {
     match outcome.result {
         CallResult::Returned(status) => {
             show::count(outcome.leaf, status);
-            if machine.traced() {
-                show::trace(machine, &before, regs, &outcome);
-            }
             true
         }
         CallResult::VmFailInvalid => false,

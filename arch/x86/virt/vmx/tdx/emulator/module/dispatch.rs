@@ -7,7 +7,6 @@ use super::{
         self,
         LeafInfo, //
     },
-    locks::LockRecord,
     platform::Platform,
     regs::Regs,
     status::{
@@ -17,7 +16,6 @@ use super::{
     sys::SysState,
     Module, //
 };
-use core::cell::Cell;
 
 /// The bit of RAX that sends a call to the P-SEAMLDR instead.
 const SEAMLDR: u64 = 1 << 63;
@@ -26,9 +24,6 @@ const RESERVED: u64 = 0x7fff_ffff_ff00_0000;
 
 /// The leaf that TDX calls TDH.SYS.LP.SHUTDOWN, the only one a module that is shut down looks at.
 const SYS_LP_SHUTDOWN: u16 = 44;
-
-/// How many locks an [`Outcome`] can report.
-pub const TRACED_LOCKS: usize = 12;
 
 /// What became of a SEAMCALL.
 #[derive(Clone, Copy, Debug)]
@@ -39,8 +34,6 @@ pub struct Outcome {
     pub leaf: u16,
     /// The version of the leaf.
     pub version: u8,
-    /// The locks that the leaf took, in order.
-    pub locks: LockTrace,
 }
 
 /// What the processor does after a SEAMCALL.
@@ -52,19 +45,6 @@ pub enum CallResult {
     VmFailInvalid,
 }
 
-/// The locks that a leaf took, in order. If there were more than fit, the last are missing.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct LockTrace {
-    records: [Option<LockRecord>; TRACED_LOCKS],
-}
-
-impl LockTrace {
-    /// The locks in order.
-    pub fn iter(&self) -> impl Iterator<Item = &LockRecord> + '_ {
-        self.records.iter().flatten()
-    }
-}
-
 /// The ends of a leaf: with success, or with another status.
 pub(super) type LeafResult = Result<(), Status>;
 
@@ -74,8 +54,6 @@ pub(super) struct Call<'a, P: Platform> {
     pub(super) platform: &'a P,
     /// The version of the leaf that was asked for.
     pub(super) version: u8,
-    locks: [Cell<Option<LockRecord>>; TRACED_LOCKS],
-    lock_count: Cell<usize>,
 }
 
 impl<'a, P: Platform> Call<'a, P> {
@@ -84,25 +62,7 @@ impl<'a, P: Platform> Call<'a, P> {
             module,
             platform,
             version,
-            locks: [const { Cell::new(None) }; TRACED_LOCKS],
-            lock_count: Cell::new(0),
         }
-    }
-
-    pub(super) fn trace_lock(&self, record: LockRecord) {
-        let count = self.lock_count.get();
-        if let Some(slot) = self.locks.get(count) {
-            slot.set(Some(record));
-            self.lock_count.set(count.wrapping_add(1));
-        }
-    }
-
-    fn lock_trace(&self) -> LockTrace {
-        let mut trace = LockTrace::default();
-        for (to, from) in trace.records.iter_mut().zip(&self.locks) {
-            *to = from.get();
-        }
-        trace
     }
 }
 
@@ -115,7 +75,6 @@ pub(super) fn seamcall<P: Platform>(module: &Module, platform: &P, regs: &mut Re
             result: CallResult::VmFailInvalid,
             leaf,
             version,
-            locks: LockTrace::default(),
         };
     }
 
@@ -131,7 +90,6 @@ pub(super) fn seamcall<P: Platform>(module: &Module, platform: &P, regs: &mut Re
         result: CallResult::Returned(status),
         leaf,
         version,
-        locks: call.lock_trace(),
     }
 }
 

@@ -114,30 +114,21 @@ impl Word<'_> {
         }
     }
 
-    /// Changes the word with `change`, until that returns [`None`] or nobody interferes.
-    fn update<P: Platform>(
-        self,
-        platform: &P,
-        attempts: u32,
-        change: impl Fn(u64) -> Option<u64>,
-    ) -> bool {
+    /// Changes the word with `change`, until nobody interferes.
+    fn update<P: Platform>(self, platform: &P, attempts: u32, change: impl Fn(u64) -> u64) {
         let mut value = self.load(platform);
         for _ in 0..attempts {
-            let Some(new) = change(value) else {
-                return false;
-            };
-            match self.cas(platform, value, new) {
-                Ok(_) => return true,
+            match self.cas(platform, value, change(value)) {
+                Ok(_) => break,
                 Err(now) => value = now,
             }
         }
-        false
     }
 }
 
 /// The bits of a word that are the lock, and what they mean.
 #[derive(Clone, Copy)]
-enum Format {
+pub(super) enum Format {
     /// Shared or exclusive, in the low 16 bits.
     Sharex,
     /// The same with a bit by which a waiting host keeps guests away.
@@ -148,13 +139,111 @@ enum Format {
     SeptEntryForGuest,
 }
 
+impl Format {
+    /// The word once the lock is taken; [`None`] if it cannot be had.
+    fn taken(self, mode: LockMode, value: u64) -> Option<u64> {
+        match (self, mode) {
+            (Format::SeptEntry, _) => (value & SEPT_ENTRY_LOCK == 0)
+                .then_some((value | SEPT_ENTRY_LOCK) & !SEPT_ENTRY_HOST_PRIORITY),
+            (Format::SeptEntryForGuest, _) => {
+                (value & (SEPT_ENTRY_LOCK | SEPT_ENTRY_HOST_PRIORITY) == 0)
+                    .then_some(value | SEPT_ENTRY_LOCK)
+            }
+            (_, LockMode::Exclusive) => (value & (EXCLUSIVE | SHARED_MASK) == 0)
+                .then_some((value | EXCLUSIVE) & !HOST_PRIORITY),
+            (_, LockMode::Shared) => (value & EXCLUSIVE == 0 && value & SHARED_MASK != SHARED_MASK)
+                .then_some((value & !HOST_PRIORITY).wrapping_add(SHARED_ONE)),
+        }
+    }
+
+    /// The word once the lock is given back.
+    fn given_back(self, mode: LockMode, value: u64) -> u64 {
+        match (self, mode) {
+            (Format::SeptEntry | Format::SeptEntryForGuest, _) => value & !SEPT_ENTRY_LOCK,
+            (_, LockMode::Exclusive) => value & !EXCLUSIVE,
+            (_, LockMode::Shared) if value & SHARED_MASK == 0 => value,
+            (_, LockMode::Shared) => value.wrapping_sub(SHARED_ONE),
+        }
+    }
+
+    /// What a host that did not get the lock sets in the word, to keep guests away.
+    fn mark(self) -> u64 {
+        match self {
+            Format::Sharex | Format::SeptEntryForGuest => 0,
+            Format::SharexHostPriority => HOST_PRIORITY,
+            Format::SeptEntry => SEPT_ENTRY_HOST_PRIORITY,
+        }
+    }
+}
+
+/// Takes a lock whose word was just found to be `value`, unless somebody else has it or what `still`
+/// looks at in the word changes.
+pub(super) fn take<P: Platform>(
+    call: &Call<'_, P>,
+    word: Word<'_>,
+    format: Format,
+    record: LockRecord,
+    mut value: u64,
+    still: impl Fn(u64) -> bool,
+) -> Result<(), Busy> {
+    let platform = call.platform;
+    for _ in 0..ATTEMPTS {
+        if !still(value) {
+            return Err(Busy);
+        }
+        let Some(new) = format.taken(record.mode, value) else {
+            break;
+        };
+        match word.cas(platform, value, new) {
+            Ok(_) => {
+                if platform.observes() {
+                    platform.observe(Event::LockTaken(record));
+                }
+                return Ok(());
+            }
+            Err(now) => value = now,
+        }
+    }
+
+    // Only a mark for guests: if it cannot be left, the next attempt will leave it.
+    let mark = format.mark();
+    if mark != 0 {
+        word.update(platform, ATTEMPTS, |value| value | mark);
+    }
+    if platform.observes() {
+        platform.observe(Event::LockBusy(record));
+    }
+    Err(Busy)
+}
+
+/// Gives a lock back.
+pub(super) fn give_back<P: Platform>(
+    call: &Call<'_, P>,
+    word: Word<'_>,
+    format: Format,
+    record: LockRecord,
+) {
+    let platform = call.platform;
+    if platform.observes() {
+        platform.observe(Event::LockReleasing(record));
+    }
+    // Another processor can make this try again only by succeeding itself, once for each try.
+    word.update(platform, u32::MAX, |value| {
+        format.given_back(record.mode, value)
+    });
+    if platform.observes() {
+        platform.observe(Event::LockReleased(record));
+    }
+}
+
 /// A lock that is held. It is given back when this is dropped.
 #[must_use = "the lock is given back at once if unused"]
 pub(super) struct Held<'c, P: Platform> {
     call: &'c Call<'c, P>,
     word: Word<'c>,
+    lock: Lock,
+    mode: LockMode,
     format: Format,
-    record: LockRecord,
 }
 
 impl<'c, P: Platform> Held<'c, P> {
@@ -205,41 +294,20 @@ impl<'c, P: Platform> Held<'c, P> {
         format: Format,
         record: LockRecord,
     ) -> Result<Self, Busy> {
-        let change = |value: u64| match (format, record.mode) {
-            (Format::SeptEntry, _) => (value & SEPT_ENTRY_LOCK == 0)
-                .then_some((value | SEPT_ENTRY_LOCK) & !SEPT_ENTRY_HOST_PRIORITY),
-            (Format::SeptEntryForGuest, _) => {
-                (value & (SEPT_ENTRY_LOCK | SEPT_ENTRY_HOST_PRIORITY) == 0)
-                    .then_some(value | SEPT_ENTRY_LOCK)
-            }
-            (_, LockMode::Exclusive) => (value & (EXCLUSIVE | SHARED_MASK) == 0)
-                .then_some((value | EXCLUSIVE) & !HOST_PRIORITY),
-            (_, LockMode::Shared) => (value & EXCLUSIVE == 0 && value & SHARED_MASK != SHARED_MASK)
-                .then_some((value & !HOST_PRIORITY).wrapping_add(SHARED_ONE)),
-        };
-        if word.update(call.platform, ATTEMPTS, change) {
-            call.trace_lock(record);
-            call.platform.observe(Event::LockTaken(record));
-            return Ok(Self {
-                call,
-                word,
-                format,
-                record,
-            });
-        }
+        let value = word.load(call.platform);
+        take(call, word, format, record, value, |_| true)?;
+        Ok(Self::of(call, word, format, record))
+    }
 
-        // Only a mark for guests: if it cannot be left, the next attempt will leave it.
-        match format {
-            Format::Sharex | Format::SeptEntryForGuest => true,
-            Format::SharexHostPriority => {
-                word.update(call.platform, ATTEMPTS, |value| Some(value | HOST_PRIORITY))
-            }
-            Format::SeptEntry => word.update(call.platform, ATTEMPTS, |value| {
-                Some(value | SEPT_ENTRY_HOST_PRIORITY)
-            }),
-        };
-        call.platform.observe(Event::LockBusy(record));
-        Err(Busy)
+    fn of(call: &'c Call<'c, P>, word: Word<'c>, format: Format, record: LockRecord) -> Self {
+        let LockRecord { lock, mode } = record;
+        Self {
+            call,
+            word,
+            lock,
+            mode,
+            format,
+        }
     }
 
     /// Leaves the lock held.
@@ -249,12 +317,7 @@ impl<'c, P: Platform> Held<'c, P> {
 
     /// A lock that was left held.
     pub(super) fn kept(call: &'c Call<'c, P>, word: Word<'c>, record: LockRecord) -> Self {
-        Self {
-            call,
-            word,
-            format: Format::Sharex,
-            record,
-        }
+        Self::of(call, word, Format::Sharex, record)
     }
 
     /// A lock of a Secure EPT entry that was left held.
@@ -263,12 +326,7 @@ impl<'c, P: Platform> Held<'c, P> {
         word: Word<'c>,
         record: LockRecord,
     ) -> Self {
-        Self {
-            call,
-            word,
-            format: Format::SeptEntry,
-            record,
-        }
+        Self::of(call, word, Format::SeptEntry, record)
     }
 
     /// Gives the locked Secure EPT entry a new value. It stays locked.
@@ -276,26 +334,18 @@ impl<'c, P: Platform> Held<'c, P> {
         // Others may only set the host-priority bit meanwhile.
         self.word.update(self.call.platform, u32::MAX, |now| {
             let keep = now & SEPT_ENTRY_HOST_PRIORITY;
-            Some(value & !SEPT_ENTRY_HOST_PRIORITY | SEPT_ENTRY_LOCK | keep)
+            value & !SEPT_ENTRY_HOST_PRIORITY | SEPT_ENTRY_LOCK | keep
         });
     }
 }
 
 impl<P: Platform> Drop for Held<'_, P> {
     fn drop(&mut self) {
-        let change = |value: u64| {
-            Some(match (self.format, self.record.mode) {
-                (Format::SeptEntry | Format::SeptEntryForGuest, _) => value & !SEPT_ENTRY_LOCK,
-                (_, LockMode::Exclusive) => value & !EXCLUSIVE,
-                (_, LockMode::Shared) if value & SHARED_MASK == 0 => value,
-                (_, LockMode::Shared) => value.wrapping_sub(SHARED_ONE),
-            })
+        let record = LockRecord {
+            lock: self.lock,
+            mode: self.mode,
         };
-        let platform = self.call.platform;
-        platform.observe(Event::LockReleasing(self.record));
-        // Another processor can make this try again only by succeeding itself, once for each try.
-        self.word.update(platform, u32::MAX, change);
-        platform.observe(Event::LockReleased(self.record));
+        give_back(self.call, self.word, self.format, record);
     }
 }
 

@@ -6,6 +6,8 @@
 //! be, is the leaf's declaration. So a leaf begins with a constant like
 //! `const TD: TdAccess = TdAccess::of(&INFO)`, which does not compile if the declaration lacks what
 //! the leaf is about to lock, and then with `TD.open(…)`.
+//!
+//! All of this is inlined, for what is opened is large and would be copied from caller to caller.
 
 use super::{
     dispatch::Call,
@@ -55,6 +57,7 @@ impl TdAccess {
     }
 
     /// Opens the TD with this TDR.
+    #[inline(always)]
     pub(super) fn open<'c, P: Platform>(
         &self,
         call: &'c Call<'c, P>,
@@ -65,6 +68,7 @@ impl TdAccess {
 
     /// Checks that the TD's memory is accessible, it has a TDCS, and is in an operation state that
     /// the leaf allows, which stays so if the leaf locks it.
+    #[inline(always)]
     fn check<'c, P: Platform>(&self, td: LockedTd<'c, P>) -> Result<OpenTd<'c, P>, Status> {
         let tdcs = td.accessible_tdcs()?;
         let op_state = match &self.op_state {
@@ -119,6 +123,7 @@ impl VpAccess {
     }
 
     /// Locks the vCPU with this TDVPR and its TD, whatever their states.
+    #[inline(always)]
     pub(super) fn lock<'c, P: Platform>(
         &self,
         call: &'c Call<'c, P>,
@@ -128,6 +133,7 @@ impl VpAccess {
     }
 
     /// Opens the vCPU with this TDVPR.
+    #[inline(always)]
     pub(super) fn open<'c, P: Platform>(
         &self,
         call: &'c Call<'c, P>,
@@ -143,6 +149,7 @@ impl VpAccess {
 
     /// Opens the vCPU with this TDVPR, which must have all its pages, and associates it with the
     /// current processor. It may be disabled if `disabled_too`.
+    #[inline(always)]
     pub(super) fn open_associated<'c, P: Platform>(
         &self,
         call: &'c Call<'c, P>,
@@ -194,6 +201,7 @@ impl SeptAccess {
     /// Opens the entry for the GPA and level in `rcx`, where the level must be one of `levels`.
     ///
     /// If an entry stands in the way, it is described in `regs`.
+    #[inline(always)]
     pub(super) fn open<'c, P: Platform>(
         &self,
         td: &OpenTd<'c, P>,

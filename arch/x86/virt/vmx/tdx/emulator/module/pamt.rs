@@ -19,10 +19,12 @@ use super::{
     inspect::PageInfo,
     leaf::LeafLock,
     locks::{
+        self,
         fetch_add,
-        Held,
+        Format,
         Lock,
         LockMode,
+        LockRecord,
         Word, //
     },
     platform::{
@@ -116,7 +118,7 @@ struct Entry {
 
 impl Entry {
     fn page_type<P: Platform>(self, platform: &P) -> Option<PageType> {
-        PageType::from_raw((platform.read64(self.pa) >> TYPE_SHIFT) as u8)
+        type_in(platform.read64(self.pa))
     }
 
     fn owner<P: Platform>(self, platform: &P) -> u64 {
@@ -130,6 +132,11 @@ impl Entry {
     }
 }
 
+/// The page's type in the first 8 bytes of its entry.
+fn type_in(value: u64) -> Option<PageType> {
+    PageType::from_raw((value >> TYPE_SHIFT) as u8)
+}
+
 /// How [`lock_page`] descends.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Descend {
@@ -140,32 +147,71 @@ enum Descend {
 }
 
 /// A page whose entry, and those above it, are locked.
+///
+/// Small, since it is handed up from where the locks are taken to the leaf.
 pub(super) struct LockedPage<'c, P: Platform> {
     call: &'c Call<'c, P>,
-    entry: Entry,
     /// The page's address, as the operand gave it.
     pub(super) pa: u64,
+    /// The entries that are locked, by their level; 0 is none. Those above the page's own are
+    /// locked shared.
+    entries: [u64; 3],
     /// The size of the page: 0 is 4 KiB, 1 is 2 MiB, 2 is 1 GiB.
     pub(super) level: u8,
-    // Fields are dropped, and locks given back, in this order.
-    _lock: Held<'c, P>,
-    _above: [Option<Held<'c, P>>; 2],
+    mode: LockMode,
+}
+
+/// The level of a [`LockedPage`] whose own entry is not locked yet.
+const NO_LEVEL: u8 = 3;
+
+impl<P: Platform> Drop for LockedPage<'_, P> {
+    fn drop(&mut self) {
+        for (level, entry) in (0..).zip(self.entries) {
+            if entry == 0 {
+                continue;
+            }
+            let mode = if level == self.level {
+                self.mode
+            } else {
+                LockMode::Shared
+            };
+            let record = record(self.pa, level, mode);
+            locks::give_back(self.call, Word::Memory(entry), LOCK_FORMAT, record);
+        }
+    }
+}
+
+/// How an entry is locked.
+const LOCK_FORMAT: Format = Format::SharexHostPriority;
+
+/// The lock of the entry of that level for `pa`.
+fn record(pa: u64, level: u8, mode: LockMode) -> LockRecord {
+    let pa = pa & !level_size(level).wrapping_sub(1);
+    let lock = Lock::Page { pa, level };
+    LockRecord { lock, mode }
 }
 
 impl<P: Platform> LockedPage<'_, P> {
+    fn entry(&self) -> Entry {
+        let pa = self.entries.get(usize::from(self.level));
+        Entry {
+            pa: pa.copied().unwrap_or(0),
+        }
+    }
+
     /// What the page is used for. [`None`] if the entry makes no sense.
     pub(super) fn page_type(&self) -> Option<PageType> {
-        self.entry.page_type(self.call.platform)
+        self.entry().page_type(self.call.platform)
     }
 
     /// The owner's TDR. A free page has its last one.
     pub(super) fn owner(&self) -> u64 {
-        self.entry.owner(self.call.platform)
+        self.entry().owner(self.call.platform)
     }
 
     /// The TD epoch in which the page was blocked.
     pub(super) fn blocking_epoch(&self) -> u64 {
-        self.call.platform.read64(self.entry.pa.wrapping_add(8))
+        self.call.platform.read64(self.entry().pa.wrapping_add(8))
     }
 
     /// Where the page starts.
@@ -194,7 +240,7 @@ impl<P: Platform> LockedPage<'_, P> {
     pub(super) fn assign(&self, page_type: PageType, owner: u64) {
         let platform = self.call.platform;
         let owner_frame = owner / PAGE_SIZE;
-        platform.write64(self.entry.pa.wrapping_add(8), 0);
+        platform.write64(self.entry().pa.wrapping_add(8), 0);
         self.set(|value| {
             value & !(TYPE_MASK | OWNER_MASK)
                 | ((page_type as u64) << TYPE_SHIFT)
@@ -221,10 +267,11 @@ impl<P: Platform> LockedPage<'_, P> {
     /// Changes what is not the lock.
     fn set(&self, change: impl Fn(u64) -> u64) {
         let platform = self.call.platform;
-        let value = platform.read64(self.entry.pa);
+        let entry = self.entry();
+        let value = platform.read64(entry.pa);
         // Others may only leave a mark in the lock meanwhile, so adding the difference is exact.
         let delta = change(value).wrapping_sub(value);
-        fetch_add(platform, self.entry.pa, delta);
+        fetch_add(platform, entry.pa, delta);
     }
 
     /// Whether every smaller page in this one is free.
@@ -251,48 +298,37 @@ fn lock_page<'c, P: Platform>(
 ) -> Result<LockedPage<'c, P>, Status> {
     let outside = lock.about(Status::OPERAND_ADDR_RANGE_ERROR);
     let (tdmr, offset) = call.module.tdmrs.find(pa).ok_or(outside)?;
-    let mut above = [None, None];
-    for level in [2u8, 1, 0] {
-        let entry = Entry {
-            pa: tdmr.entry(offset, level),
+    let mode = lock.mode_in(call.version, call.module.profile());
+    let mut page = LockedPage {
+        call,
+        pa,
+        entries: [0; 3],
+        level: NO_LEVEL,
+        mode,
+    };
+    for (level, slot) in [0u8, 1, 2].into_iter().zip(&mut page.entries).rev() {
+        let is_last = |value| {
+            level == 0 || descend == Descend::To(level) || type_in(value) != Some(PageType::Nda)
         };
-        let is_last = |entry: Entry| {
-            level == 0
-                || descend == Descend::To(level)
-                || entry.page_type(call.platform) != Some(PageType::Nda)
-        };
-        let last = is_last(entry);
-        let mode = if last {
-            lock.mode_in(call.version, call.module.profile())
-        } else {
-            LockMode::Shared
-        };
-        let page = Lock::Page {
-            pa: pa & !level_size(level).wrapping_sub(1),
-            level,
-        };
-        let held = Held::sharex_host_priority(call, Word::Memory(entry.pa), page, mode)
+        let entry = tdmr.entry(offset, level);
+        let value = call.platform.read64(entry);
+        let last = is_last(value);
+        let record = record(pa, level, if last { mode } else { LockMode::Shared });
+        // If the type changes before it is locked, somebody has it.
+        let still = |value| is_last(value) == last;
+        locks::take(call, Word::Memory(entry), LOCK_FORMAT, record, value, still)
             .map_err(|_| lock.busy())?;
-        if is_last(entry) != last {
-            // It changed just before it was locked, so somebody had it.
-            return Err(lock.busy());
-        }
+        *slot = entry;
         if last {
-            return Ok(LockedPage {
-                call,
-                entry,
-                pa,
-                level,
-                _lock: held,
-                _above: above,
-            });
+            page.level = level;
+            return Ok(page);
         }
-        above = [Some(held), above.into_iter().next().flatten()];
     }
     Err(outside)
 }
 
 /// Locks a page that an operand names, and checks what it is used for.
+#[inline(always)]
 pub(super) fn lock_explicit<'c, P: Platform>(
     call: &'c Call<'c, P>,
     pa: u64,
@@ -344,21 +380,30 @@ pub(super) fn lock_implicit<'c, P: Platform>(
     level: u8,
 ) -> Result<LockedPage<'c, P>, Status> {
     let (tdmr, offset) = call.module.tdmrs.find(pa).ok_or(lock.busy())?;
-    let entry = Entry {
-        pa: tdmr.entry(offset, level),
-    };
-    let page = Lock::Page { pa, level };
+    let entry = tdmr.entry(offset, level);
     let mode = lock.mode_in(call.version, call.module.profile());
-    let held = Held::sharex_host_priority(call, Word::Memory(entry.pa), page, mode)
-        .map_err(|_| lock.busy())?;
-    Ok(LockedPage {
+    let record = record(pa, level, mode);
+    let value = call.platform.read64(entry);
+    locks::take(
         call,
-        entry,
+        Word::Memory(entry),
+        LOCK_FORMAT,
+        record,
+        value,
+        |_| true,
+    )
+    .map_err(|_| lock.busy())?;
+    let mut page = LockedPage {
+        call,
         pa,
+        entries: [0; 3],
         level,
-        _lock: held,
-        _above: [None, None],
-    })
+        mode,
+    };
+    if let Some(slot) = page.entries.get_mut(usize::from(level)) {
+        *slot = entry;
+    }
+    Ok(page)
 }
 
 /// Notes the epoch in which a page of that level was blocked.

@@ -282,6 +282,11 @@ pub trait Platform {
         None
     }
 
+    /// Whether [`observe`](Self::observe) wants to know of locks, now.
+    fn observes(&self) -> bool {
+        true
+    }
+
     /// Is told what leaves do.
     fn observe(&self, _event: Event) {}
 }

@@ -304,6 +304,7 @@ impl<'c, P: Platform> Deref for LockedTd<'c, P> {
 
 impl<'c, P: Platform> LockedTd<'c, P> {
     /// Locks the TD whose TDR an operand names, as the leaf declares it.
+    #[inline(always)]
     pub(super) fn lock(call: &'c Call<'c, P>, tdr: u64, lock: &LeafLock) -> Result<Self, Status> {
         let page = pamt::lock_explicit(call, tdr, lock, 0, PageType::Tdr)?;
         Ok(Self {
@@ -313,6 +314,7 @@ impl<'c, P: Platform> LockedTd<'c, P> {
     }
 
     /// Locks the TD that owns a page, as the leaf declares it.
+    #[inline(always)]
     pub(super) fn lock_owner(
         call: &'c Call<'c, P>,
         owner: u64,

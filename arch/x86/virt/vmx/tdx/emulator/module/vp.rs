@@ -122,6 +122,7 @@ pub(super) struct LockedVp<'c, P: Platform> {
 impl<'c, P: Platform> LockedVp<'c, P> {
     /// Locks the vCPU whose TDVPR an operand names, then the TD that owns it, as the leaf declares
     /// it.
+    #[inline(always)]
     pub(super) fn lock(
         call: &'c Call<'c, P>,
         tdvpr: u64,
