@@ -38,6 +38,7 @@ pub struct VmLocked<'a> {
 }
 
 impl<'a> VmLocked<'a> {
+    #[inline]
     pub(super) fn new(vm: &'a Vm) -> Self {
         // SAFETY: The mutex is part of a VM that is alive for `'a`.
         unsafe { bindings::mutex_lock(&raw mut (*vm.as_raw()).lock) };
@@ -49,11 +50,13 @@ impl<'a> VmLocked<'a> {
     }
 
     /// Returns the locked VM.
+    #[inline]
     pub fn vm(&self) -> &'a Vm {
         self.vm
     }
 
     /// Returns the number of vCPUs whose creation has begun, finished or not.
+    #[inline]
     pub fn created_vcpus(&self) -> u32 {
         // SAFETY: `kvm->lock`, held by the type invariant, guards the field.
         let n = unsafe { (*self.vm.as_raw()).created_vcpus };
@@ -63,6 +66,7 @@ impl<'a> VmLocked<'a> {
     }
 
     /// Returns the number of vCPUs that can be found by others.
+    #[inline]
     pub fn online_vcpus(&self) -> u32 {
         // SAFETY: The counter is part of a VM that is alive.
         let n = unsafe { bindings::atomic_read(&raw const (*self.vm.as_raw()).online_vcpus) };
@@ -83,15 +87,16 @@ impl<'a> VmLocked<'a> {
     ///
     /// - `EBUSY`: a vCPU is half created, so its mutex cannot be taken.
     /// - `EINTR`: a fatal signal came while waiting for a vCPU's mutex.
+    #[inline]
     pub fn lock_all_vcpus(self) -> Result<AllVcpusLocked<'a>> {
-        // C warns in this case where vCPU creation holds `kvm->lock` throughout; where it does not,
-        // a half-created vCPU is no bug, so ask first.
+        // Where vCPU creation holds `kvm->lock` throughout, this cannot be, and C warns; where it
+        // does not, a half-created vCPU is no bug.
         if self.created_vcpus() != self.online_vcpus() {
             return Err(EBUSY);
         }
 
         // SAFETY: The VM is alive and `kvm->lock` is held by the type invariant.
-        to_result(unsafe { bindings::kvm_lock_all_vcpus(self.vm.as_raw()) })?;
+        to_result(unsafe { bindings::kvm_lock_vcpus(self.vm.as_raw()) })?;
 
         // INVARIANT: The mutexes of all vCPUs have just been taken, and none can be added while
         // `kvm->lock` is held.
@@ -100,6 +105,7 @@ impl<'a> VmLocked<'a> {
 }
 
 impl Drop for VmLocked<'_> {
+    #[inline]
     fn drop(&mut self) {
         // SAFETY: By the type invariant the current task holds the mutex.
         unsafe { bindings::mutex_unlock(&raw mut (*self.vm.as_raw()).lock) };
@@ -123,6 +129,7 @@ impl<'a> AllVcpusLocked<'a> {
     /// # Context
     ///
     /// May sleep. The wait is not interruptible.
+    #[inline]
     pub fn lock_slots(self) -> SlotsLocked<'a> {
         // SAFETY: The mutex is part of a VM that is alive for `'a`.
         unsafe { bindings::mutex_lock(&raw mut (*self.vm.vm.as_raw()).slots_lock) };
@@ -164,9 +171,10 @@ impl<'a> Deref for AllVcpusLocked<'a> {
 }
 
 impl Drop for AllVcpusLocked<'_> {
+    #[inline]
     fn drop(&mut self) {
         // SAFETY: By the type invariants `kvm->lock` and the mutex of each vCPU are held.
-        unsafe { bindings::kvm_unlock_all_vcpus(self.vm.vm.as_raw()) };
+        unsafe { bindings::kvm_unlock_vcpus(self.vm.vm.as_raw()) };
     }
 }
 
@@ -209,6 +217,7 @@ impl<'a> Deref for SlotsLocked<'a> {
 }
 
 impl Drop for SlotsLocked<'_> {
+    #[inline]
     fn drop(&mut self) {
         // SAFETY: By the type invariant the current task holds the mutex.
         unsafe { bindings::mutex_unlock(&raw mut (*self.vm().as_raw()).slots_lock) };
@@ -228,12 +237,14 @@ pub struct MmuWriteLocked<'a> {
 
 impl<'a> MmuWriteLocked<'a> {
     /// Returns the VM whose MMU is locked.
+    #[inline]
     pub fn vm(&self) -> &'a Vm {
         self.vm
     }
 }
 
 impl Drop for MmuWriteLocked<'_> {
+    #[inline]
     fn drop(&mut self) {
         // SAFETY: By the type invariant the current task holds the lock for write.
         unsafe { bindings::kvm_mmu_write_unlock(self.vm.as_raw()) };

@@ -55,6 +55,7 @@ impl Vm {
     /// # Context
     ///
     /// May sleep. The wait is not interruptible.
+    #[inline]
     pub fn lock(&self) -> VmLocked<'_> {
         VmLocked::new(self)
     }

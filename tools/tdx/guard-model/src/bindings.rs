@@ -145,7 +145,7 @@ pub unsafe fn mutex_assert_is_held(lock: *mut mutex) {
     );
 }
 
-pub unsafe fn kvm_lock_all_vcpus(kvm: *mut kvm) -> c_int {
+pub unsafe fn kvm_lock_vcpus(kvm: *mut kvm) -> c_int {
     // SAFETY: As for C's.
     let kvm = unsafe { &*kvm };
     let online = kvm.online();
@@ -183,7 +183,7 @@ pub unsafe fn kvm_lock_all_vcpus(kvm: *mut kvm) -> c_int {
     0
 }
 
-pub unsafe fn kvm_unlock_all_vcpus(kvm: *mut kvm) {
+pub unsafe fn kvm_unlock_vcpus(kvm: *mut kvm) {
     // As above.
     if std::thread::panicking() {
         return;
