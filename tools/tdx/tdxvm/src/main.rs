@@ -2,6 +2,7 @@
 
 //! Takes a TDX trust domain through its set-up with real firmware.
 
+mod bench;
 mod load;
 mod measure;
 mod mem;
@@ -83,6 +84,15 @@ enum Command {
         #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = parse_size)]
         memory: u64,
     },
+    /// Count the instructions of the TDX ioctls, in C and in Rust (needs a kernel for that)
+    Bench {
+        /// Numbers of vCPUs to take the guard with, ascending
+        #[arg(long, value_delimiter = ',', default_value = "1,2,8,48,256,1024,4096")]
+        vcpus: Vec<u64>,
+        /// Numbers of pages to add at once
+        #[arg(long, value_delimiter = ',', default_value = "1,8,64,512")]
+        pages: Vec<u64>,
+    },
     /// Show the sections of a TDX firmware
     Info {
         /// TDX firmware (TDVF)
@@ -116,6 +126,7 @@ fn main() -> ExitCode {
             },
         ),
         Command::Mrtd { firmware, memory } => mrtd(&firmware, memory),
+        Command::Bench { vcpus, pages } => bench::bench(&vcpus, &pages),
         Command::Info { firmware, json } => info(&firmware, json),
     };
     match result {

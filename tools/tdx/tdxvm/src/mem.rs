@@ -52,6 +52,13 @@ impl Mapping {
         Ok(mapping)
     }
 
+    /// Maps memory that is there: each page has been written to.
+    pub fn filled(size: u64) -> io::Result<Self> {
+        let mut mapping = Self::new(size)?;
+        mapping.bytes_mut().fill(0x5a);
+        Ok(mapping)
+    }
+
     /// Where it starts.
     pub fn address(&self) -> u64 {
         self.address.as_ptr() as u64

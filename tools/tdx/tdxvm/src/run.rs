@@ -191,7 +191,7 @@ fn ioctl_advice(step: &str, error: IoctlError) -> &'static str {
 }
 
 /// Reads the CPU's time stamp counter.
-fn ticks() -> u64 {
+pub fn ticks() -> u64 {
     // SAFETY: Every CPU that this is compiled for has RDTSC, and Linux does not forbid it.
     unsafe { core::arch::x86_64::_rdtsc() }
 }
@@ -504,6 +504,13 @@ fn create_vcpu(
     Ok(vcpu)
 }
 
+/// Makes a guest_memfd.
+pub fn guest_memfd(vm: &VmFd, what: kvm_create_guest_memfd) -> tdx::Result<OwnedFd> {
+    let fd = vm.create_guest_memfd(what)?;
+    // SAFETY: The kernel has just made this file descriptor for us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 /// Gives the VM a range of memory, all of it private.
 fn add_memory(
     vm: &VmFd,
@@ -515,12 +522,13 @@ fn add_memory(
     let size = range.end - range.start;
     let place = format!("{name} {:#x}..{:#x}", range.start, range.end);
     let private = recorder.call("KVM_CREATE_GUEST_MEMFD", &place, || {
-        let fd = vm.create_guest_memfd(kvm_create_guest_memfd {
-            size,
-            ..Default::default()
-        })?;
-        // SAFETY: The kernel has just made this file descriptor for us alone.
-        Ok::<_, IoctlError>(unsafe { OwnedFd::from_raw_fd(fd) })
+        guest_memfd(
+            vm,
+            kvm_create_guest_memfd {
+                size,
+                ..Default::default()
+            },
+        )
     })?;
     let shared = Mapping::new(size).map_err(RunError::Memory)?;
     let region = kvm_userspace_memory_region2 {

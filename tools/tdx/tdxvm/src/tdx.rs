@@ -5,9 +5,11 @@
 //! kvm-ioctls knows KVM_MEMORY_ENCRYPT_OP, but neither TDX's commands nor that it can be issued on
 //! a vCPU.
 
+use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::fd::RawFd;
 
 use kvm_bindings::KVMIO;
 use kvm_ioctls::Kvm;
@@ -90,6 +92,19 @@ impl fmt::Display for IoctlError {
 /// Result of an ioctl.
 pub type Result<T> = std::result::Result<T, IoctlError>;
 
+/// Issues an ioctl: file descriptor, request, address of the command. Returns 0 or -errno.
+pub type Issuer = fn(RawFd, libc::c_ulong, u64) -> i64;
+
+thread_local! {
+    /// Who issues this thread's TDX commands, if not [`command`] itself.
+    static ISSUER: Cell<Option<Issuer>> = const { Cell::new(None) };
+}
+
+/// Lets somebody else issue this thread's TDX commands.
+pub fn set_issuer(issuer: Option<Issuer>) {
+    ISSUER.set(issuer);
+}
+
 /// Issues one TDX command.
 ///
 /// # Safety
@@ -103,6 +118,17 @@ unsafe fn command<F: AsRawFd>(fd: &F, id: u32, flags: u32, data: u64) -> Result<
         data,
         hw_error: 0,
     };
+    if let Some(issue) = ISSUER.get() {
+        let result = issue(fd.as_raw_fd(), KVM_MEMORY_ENCRYPT_OP(), &raw mut cmd as u64);
+        let hw_error = cmd.hw_error;
+        return match i32::try_from(-result) {
+            Ok(0) => Ok(()),
+            errno => Err(IoctlError {
+                errno: errno.unwrap_or(libc::EIO),
+                hw_error,
+            }),
+        };
+    }
     // SAFETY: The kernel reads and writes one `struct kvm_tdx_cmd`, which `cmd` is. What it does
     // with `data` is right by this function's contract.
     if unsafe { ioctl_with_mut_ref(fd, KVM_MEMORY_ENCRYPT_OP(), &mut cmd) } == 0 {

@@ -10,6 +10,8 @@
 //! | KVM_TDX_INIT_VCPU | the guard, vCPU loaded | initialized |
 //! | KVM_TDX_INIT_MEM_REGION | the guard, vCPU loaded | initialized |
 //! | KVM_TDX_GET_CPUID | the vCPU's mutex | initialized |
+//!
+//! The commands are not inlined, so that none has the stack of the greediest.
 
 #![deny(unsafe_code)]
 

@@ -43,6 +43,9 @@ use crate::{
     td::LockedTdVcpu, //
 };
 
+#[cfg(CONFIG_KVM_INTEL_TDX_BENCH)]
+use crate::vm_state_guard::TdxVmStateGuard;
+
 /// Prefix of what this crate prints. It is linked into `kvm_intel` and is no module of its own.
 const __LOG_PREFIX: &[u8] = b"kvm_intel\0";
 
@@ -96,4 +99,20 @@ pub unsafe extern "C" fn tdx_rust_vcpu_ioctl(
     let vcpu = LockedTdVcpu::assume_td(unsafe { LockedVcpu::assume_locked(vcpu) });
 
     from_result(|| ioctl::vcpu_locked(&vcpu, UserPtr::from_ptr(argp)).map(|()| 0))
+}
+
+/// Takes the guard and releases it, to be measured. Returns 0 or a negative errno.
+///
+/// # Safety
+///
+/// `kvm` is a VM of `kvm_intel`, a TD or not, that stays alive until the call returns, and no lock
+/// of it is held.
+#[cfg(CONFIG_KVM_INTEL_TDX_BENCH)]
+#[export]
+pub unsafe extern "C" fn tdx_bench_guard_rust(kvm: *mut bindings::kvm) -> c_int {
+    // SAFETY: By the safety requirements. Any VM of `kvm_intel` has room for what a TD has, and of
+    // that the guard uses nothing.
+    let kvm_tdx = unsafe { KvmTdx::from_raw(kvm) };
+
+    from_result(|| TdxVmStateGuard::lock(kvm_tdx).map(|_guard| 0))
 }

@@ -117,3 +117,12 @@ void tdx_rust_cond_resched(void)
 {
 	cond_resched();
 }
+
+#ifdef CONFIG_KVM_INTEL_TDX_BENCH
+int tdx_bench_guard_c(struct kvm *kvm)
+{
+	CLASS(tdx_vm_state_guard, guard)(kvm);
+
+	return IS_ERR(guard) ? PTR_ERR(guard) : 0;
+}
+#endif

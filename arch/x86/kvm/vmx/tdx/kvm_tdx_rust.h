@@ -32,6 +32,10 @@ u64 tdx_rust_virt_to_phys(const void *va);
 u64 tdx_rust_page_to_phys(struct page *page);
 void tdx_rust_cond_resched(void);
 
+/* For bench.c: take and release the guard of either implementation. */
+int tdx_bench_guard_rust(struct kvm *kvm);
+int tdx_bench_guard_c(struct kvm *kvm);
+
 /* The call sites of the ioctls in main.c: Rust or C, as the parameter says. */
 static inline int tdx_serve_vm_ioctl(struct kvm *kvm, void __user *argp)
 {

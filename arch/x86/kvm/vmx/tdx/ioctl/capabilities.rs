@@ -36,6 +36,7 @@ const SETUP_EVENT_NOTIFY_INTERRUPT: u64 = 1 << 1;
 /// - `E2BIG`: there is room for too few entries.
 /// - `ENOMEM`: no memory.
 /// - `EIO`: the TDX module insists on something that KVM does not support.
+#[inline(never)]
 pub(super) fn capabilities(cmd: &Command) -> Result {
     if cmd.flags() != 0 {
         return Err(EINVAL);

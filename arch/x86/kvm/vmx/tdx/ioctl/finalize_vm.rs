@@ -23,6 +23,7 @@ use crate::{
 ///
 /// - `EBUSY`: the TDX module is busy; the TD is as before.
 /// - `EIO`: the module refused, for one because the TD has no vCPU; the VM is marked as broken.
+#[inline(never)]
 pub(super) fn finalize_vm(td: Td<'_, Initialized>, cmd: &mut Command) -> Result {
     let status = td.mr_finalize();
 

@@ -53,6 +53,7 @@ const EXTENDED: u32 = 0x8000_0000;
 /// - `EFAULT`: the structure cannot be read or written.
 /// - `E2BIG`: there is room for too few entries; `nent` says how many it takes.
 /// - `EIO`: the TDX module does not tell how many leaves there are.
+#[inline(never)]
 pub(super) fn get_cpuid(vcpu: &LockedTdVcpu<'_>, cmd: &Command) -> Result {
     let mut table = Table::new()?;
     let user = user_ptr(cmd.data());

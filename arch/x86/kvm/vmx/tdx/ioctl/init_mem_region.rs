@@ -50,6 +50,7 @@ const MEASURE_MEMORY_REGION: u32 = 1 << 0;
 /// - `EINTR`: a signal is pending.
 /// - `ENOMEM`: no memory.
 /// - `EIO`: a page is there already.
+#[inline(never)]
 pub(super) fn init_mem_region(
     td: &Td<'_, Initialized>,
     vcpu: &LoadedTdVcpu<'_>,
@@ -132,8 +133,8 @@ fn add_page(
     if measure {
         let start = page.gfn().0 * PAGE_SIZE_U64;
 
-        for offset in (0..PAGE_SIZE_U64).step_by(MR_EXTEND_CHUNK as usize) {
-            td.mr_extend(start + offset)?;
+        for chunk in 0..PAGE_SIZE_U64 / MR_EXTEND_CHUNK {
+            td.mr_extend(start | chunk * MR_EXTEND_CHUNK)?;
         }
     }
     Ok(())

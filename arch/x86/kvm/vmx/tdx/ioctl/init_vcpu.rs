@@ -37,6 +37,7 @@ const SECONDARY_EXEC_BUS_LOCK_DETECTION: u64 = 1 << 30;
 /// - `EINVAL`: a flag is set, the vCPU is initialised already, or its CPUID does not allow x2APIC.
 /// - `ENOMEM`: no memory for the pages; the vCPU is as before, but for its APIC mode.
 /// - `EIO`: the TDX module refused; the VM is marked as broken.
+#[inline(never)]
 pub(super) fn init_vcpu(
     td: &Td<'_, Initialized>,
     vcpu: &LoadedTdVcpu<'_>,

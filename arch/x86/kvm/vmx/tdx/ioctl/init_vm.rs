@@ -69,6 +69,7 @@ const TSC_UNIT_KHZ: u32 = 25_000;
 /// - `EAGAIN`: the CPU ran out of entropy.
 /// - `EIO`: a package has no CPU online, or the TDX module refused; the VM is marked as broken in
 ///   the latter case.
+#[inline(never)]
 pub(super) fn init_vm(td: Td<'_, Uninitialized>, cmd: &mut Command) -> Result {
     if cmd.flags() != 0 {
         return Err(EINVAL);
