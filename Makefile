@@ -29,6 +29,11 @@ trace: prepare payload
 	@scripts/kselftest
 	@scripts/trace-run
 
+## what SEAMCALLs and the TDX ioctls cost, in instructions, C and Rust side by side
+bench: prepare payload
+	@scripts/kernel --if-changed bench machine overlay bench
+	@scripts/bench
+
 ## the kernel with the overlay: build/obj/machine/arch/x86/boot/bzImage
 kernel:
 	@scripts/kernel machine machine overlay
@@ -134,6 +139,6 @@ help:
 	@echo
 	@awk '/^## /{ text = substr($$0, 4) } /^[a-z-]+:/ { if (text) printf "  %-14s %s\n", substr($$1, 1, index($$1, ":") - 1), text; text = "" }' $(MAKEFILE_LIST)
 
-.PHONY: machine-usable run test shell trace kernel kunit kselftest faults sanitize all-checks host-test golden conformance fuzz coverage fuzz-core docs-leaves compile-fail variants prepare payload tdxvm source-update clean distclean help docs-unsafe doc
+.PHONY: machine-usable run test shell trace bench kernel kunit kselftest faults sanitize all-checks host-test golden conformance fuzz coverage fuzz-core docs-leaves compile-fail variants prepare payload tdxvm source-update clean distclean help docs-unsafe doc
 
 export MACHINE LINUX FIRMWARE JOBS FILTER TESTS VECTORS
