@@ -68,6 +68,15 @@ fn start(profile: &CStr, plain: bool) -> Result {
     }
 }
 
+#[cfg(CONFIG_INTEL_TDX_EMULATOR_KUNIT_TEST)]
+use tests::answering;
+
+/// The module that answers SEAMCALLs.
+#[cfg(not(CONFIG_INTEL_TDX_EMULATOR_KUNIT_TEST))]
+fn answering() -> &'static Module {
+    &MODULE
+}
+
 /// Answers a SEAMCALL. Returns false if there is no module to answer it.
 ///
 /// # Context
@@ -79,7 +88,7 @@ fn seamcall(regs: &mut Regs) -> bool {
         return seamcall_traced(regs);
     }
 
-    counted(&MODULE.seamcall(&Machine::new(None), regs))
+    counted(&answering().seamcall(&Machine::new(None), regs))
 }
 
 /// The same with a report to the tracepoint. Apart, for what that needs is large.
@@ -88,7 +97,7 @@ fn seamcall(regs: &mut Regs) -> bool {
 fn seamcall_traced(regs: &mut Regs) -> bool {
     let before = *regs;
     let locks = LockTrace::new();
-    let outcome = MODULE.seamcall(&Machine::new(Some(&locks)), regs);
+    let outcome = answering().seamcall(&Machine::new(Some(&locks)), regs);
     let answered = counted(&outcome);
 
     if answered {

@@ -6,16 +6,22 @@
 //! locks once it is done, as debugfs can make it, while another CPU calls the second leaf. What
 //! has to come of that is in [`facts`].
 //!
+//! Others call leaves with what a host can describe wrongly ([`malformed`]), and use pages at the
+//! wrong time ([`pages`]).
+//!
 //! The tests are skipped where the emulated module is not ready. They use HKIDs from the last one
 //! downwards, and run at boot, when nobody has a TD.
 
 mod facts;
+mod malformed;
+mod pages;
 mod rig;
 
 use crate::{
     ffi,
     module::{
         LeafInfo,
+        Module,
         Operand,
         Status,
         PROFILE_1_5_01,
@@ -68,6 +74,11 @@ fn say(what: fmt::Arguments<'_>) {
     let text = text.as_str();
     // SAFETY: The text is readable for its length.
     unsafe { bindings::tdx_emulator_test_say(text.as_ptr().cast(), text.len()) };
+}
+
+/// The module that answers SEAMCALLs.
+pub(crate) fn answering() -> &'static Module {
+    malformed::answering()
 }
 
 /// Writes a page as the host does; what there are no words for becomes zero.
@@ -592,6 +603,21 @@ mod cases {
     #[test]
     fn the_key_table_is_busy_once() -> Result {
         with_rig(Rig::key_table_busy)
+    }
+
+    #[test]
+    fn pages_come_back_once_they_are_flushed() -> Result {
+        with_rig(pages::come_back)
+    }
+
+    #[test]
+    fn malformed_td_params() -> Result {
+        with_rig(malformed::td_params)
+    }
+
+    #[test]
+    fn malformed_tdmrs_and_pamts() -> Result {
+        with_rig(malformed::tdmrs)
     }
 
     #[test]

@@ -23,6 +23,7 @@ use super::{
 use crate::{
     ffi,
     machine::Machine,
+    memory,
     module::{
         LeafInfo,
         Lock,
@@ -84,8 +85,8 @@ enum Role {
 
 /// A TD.
 #[derive(Clone, Copy)]
-struct Td {
-    tdr: u64,
+pub(super) struct Td {
+    pub(super) tdr: u64,
     /// A page of its TDCS for each role.
     children: [u64; 2],
 }
@@ -182,7 +183,7 @@ impl Rig {
     }
 
     /// A page of the host's that stays its own.
-    fn host_page(&self, index: usize) -> u64 {
+    pub(super) fn host_page(&self, index: usize) -> u64 {
         self.memory.host.get(index).copied().unwrap_or(0)
     }
 
@@ -193,7 +194,7 @@ impl Rig {
     }
 
     /// A page that the module may have.
-    fn page(&mut self) -> Result<u64> {
+    pub(super) fn page(&mut self) -> Result<u64> {
         let page = self.memory.pages.get(self.used).copied().ok_or(ENOMEM)?;
         self.used += 1;
         Ok(page)
@@ -244,8 +245,17 @@ impl Rig {
         }
     }
 
+    /// Makes a call without operands on both CPUs, which has to succeed.
+    pub(super) fn must_on_both(&mut self, rax: u64) -> Result {
+        for role in [Role::Contender, Role::Holder] {
+            let answer = self.call_as(role, rax, [0; 4])?;
+            self.succeeded(rax, answer)?;
+        }
+        Ok(())
+    }
+
     /// Takes a TD to a stage short of being runnable.
-    fn td(&mut self, stage: Stage, hkid: u64) -> Result<Td> {
+    pub(super) fn td(&mut self, stage: Stage, hkid: u64) -> Result<Td> {
         let mut td = Td {
             tdr: 0,
             children: [0; 2],
@@ -307,7 +317,7 @@ impl Rig {
     }
 
     /// Adds the Secure EPT tables of the first 2 MiB, if the TD does not have them.
-    fn tables(&mut self, td: &Td) -> Result {
+    pub(super) fn tables(&mut self, td: &Td) -> Result {
         if MODULE
             .sept_entry_lock(&Machine::new(None), td.tdr, 0, 0)
             .is_some()
@@ -465,7 +475,7 @@ impl Rig {
     }
 
     /// An HKID that Linux has not given to anybody: from the last one downwards.
-    fn hkid(&self, index: u64) -> u64 {
+    pub(super) fn hkid(&self, index: u64) -> u64 {
         let keys = Machine::new(None).keys();
         u64::from(keys.mktme_keys) + u64::from(keys.tdx_keys) - index
     }
@@ -562,8 +572,11 @@ impl Rig {
         let left = used().filter(|pa| page_type(*pa) != Some(PageType::Nda));
         let left = left.count();
         let hkids = MODULE.hkids_in_use();
-        if left != 0 || hkids != 0 {
-            self.complain(fmt!("{left} pages and {hkids} HKIDs are left"));
+        let unflushed = memory::unflushed_pages();
+        if left != 0 || hkids != 0 || unflushed != 0 {
+            self.complain(fmt!(
+                "{left} pages and {hkids} HKIDs are left, {unflushed} pages are not flushed"
+            ));
             return Err(EBUSY);
         }
         self.used = 0;
