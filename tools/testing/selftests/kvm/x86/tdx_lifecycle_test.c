@@ -559,12 +559,14 @@ TEST(tdx_both_mixed)
 {
 	char plain[TDX_MRTD_DIGITS + 1], mixed[TDX_MRTD_DIGITS + 1];
 	bool known;
+	int i, step, kernel_log;
 	struct td td;
-	int i, step;
 
 	if (!tdx_has_rust())
 		SKIP(return, "KVM has no Rust implementation of TDX");
 
+	/* Do they take the same locks in the same order? */
+	kernel_log = kernel_log_open();
 	tdx_use_rust(false);
 	td_create_to(&td, 1, TD_FINALIZED);
 	known = tdx_read_mrtd(plain);
@@ -580,4 +582,5 @@ TEST(tdx_both_mixed)
 			EXPECT_STREQ(plain, mixed);
 		td_free(&td);
 	}
+	EXPECT_EQ(0, kernel_log_complaints(kernel_log));
 }
