@@ -104,6 +104,16 @@ docs-unsafe:
 compile-fail: prepare
 	@scripts/test-group compile-fail
 
+## two mailable series, build/patches/, checked by git am and checkpatch (SIGNOFF=1 signs them off)
+patches: prepare
+	@$(KERNEL)
+	@scripts/patches --check
+
+## build the kernel after each patch (an hour; goes on where it was stopped)
+patches-build: prepare
+	@$(KERNEL)
+	@scripts/patches-build
+
 ## the kernel in its other shapes: kvm-intel as a module, no emulator, Rust off
 variants: prepare
 	@scripts/test-group variants
@@ -125,7 +135,7 @@ source-update:
 
 ## remove what was built
 clean:
-	rm -rf build/obj build/machine build/payload build/cargo build/coverage build/fuzz build/cargo-static build/doc build/report build/faults build/log
+	rm -rf build/obj build/machine build/payload build/cargo build/coverage build/fuzz build/cargo-static build/patches build/series build/series-trees build/doc build/report build/faults build/log
 
 ## remove build/ wholly; the cache (toolchain, sources) stays
 distclean:
@@ -139,6 +149,6 @@ help:
 	@echo
 	@awk '/^## /{ text = substr($$0, 4) } /^[a-z-]+:/ { if (text) printf "  %-14s %s\n", substr($$1, 1, index($$1, ":") - 1), text; text = "" }' $(MAKEFILE_LIST)
 
-.PHONY: machine-usable run test shell trace bench kernel kunit kselftest faults sanitize all-checks host-test golden conformance fuzz coverage fuzz-core docs-leaves compile-fail variants prepare payload tdxvm source-update clean distclean help docs-unsafe doc
+.PHONY: machine-usable run test shell trace bench kernel kunit kselftest faults sanitize all-checks host-test golden conformance fuzz coverage fuzz-core docs-leaves compile-fail variants prepare payload tdxvm source-update clean distclean help docs-unsafe doc patches patches-build
 
 export MACHINE LINUX FIRMWARE JOBS FILTER TESTS VECTORS

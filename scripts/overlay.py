@@ -119,7 +119,7 @@ def apply_edits(text, file, edits, version):
             replaced[start] = replaced[start].replace(edit["drop"], edit.get("by", ""))
             continue
         start, end = find(lines, edit.get("after", edit.get("before")), name, file, version)
-        inserted.setdefault(end if "after" in edit else start, []).append(edit["insert"].rstrip("\n") + "\n")
+        inserted.setdefault(end if "after" in edit else start, []).append(edit["insert"].removesuffix("\n") + "\n")
     result = []
     for number in range(len(lines) + 1):
         result += inserted.get(number, [])

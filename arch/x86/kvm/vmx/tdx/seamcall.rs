@@ -3,8 +3,8 @@
 //! The SEAMCALLs of the ioctls, each callable only by who holds what it needs.
 //!
 //! A leaf that changes a TD is a method of the TD's state, which only [`TdxVmStateGuard`] gives
-//! out, and reads the TD from there: without the guard, in another state or for another VM, the call
-//! does not compile. A leaf that only reads a TD takes a [`StateFrozen`].
+//! out, and reads the TD from there: without the guard, in another state or for another VM, the
+//! call does not compile. A leaf that only reads a TD takes a [`StateFrozen`].
 //!
 //! A failure that neither user space nor a race can cause is a bug of KVM or of the TDX module:
 //! [`bug`] reports it, and marks the VM as broken.
@@ -239,8 +239,8 @@ impl Td<'_, Initialized> {
     /// TDH.MR.EXTEND: measures [`MR_EXTEND_CHUNK`] bytes of memory from `gpa` on.
     ///
     /// It cannot fail for memory that has just been mapped: `slots_lock`, part of the guard, holds
-    /// off updates of memory slots, the lock of the file, which is held while it is populated, holds
-    /// off those of guest_memfd, and nothing else unmaps private memory.
+    /// off updates of memory slots, the lock of the file, which is held while it is populated,
+    /// holds off those of guest_memfd, and nothing else unmaps private memory.
     ///
     /// Other files may lose other memory meanwhile. The leaf takes the TDR exclusive, so the MMU is
     /// kept out as for [`Self::vp_init`].

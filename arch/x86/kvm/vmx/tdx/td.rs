@@ -107,8 +107,8 @@ impl<'g> Td<'g, Initialized> {
 /// What keeps a TD from changing state: the whole guard, or the mutex of one of its vCPUs, without
 /// which nobody gets the guard.
 ///
-/// It suffices for SEAMCALLs that only read the TD. They take the TDR shared, as they do not exclude
-/// one another, and every leaf that takes it exclusive needs the guard.
+/// It suffices for SEAMCALLs that only read the TD. They take the TDR shared, as they do not
+/// exclude one another, and every leaf that takes it exclusive needs the guard.
 pub(crate) trait StateFrozen {
     /// Returns the TD.
     fn kvm_tdx(&self) -> &KvmTdx;

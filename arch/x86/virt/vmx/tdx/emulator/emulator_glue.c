@@ -31,6 +31,7 @@
  */
 #define pr_fmt(fmt) "tdx_emulator: " fmt
 
+#include <linux/cpufeature.h>
 #include <linux/cpumask.h>
 #include <linux/debugfs.h>
 #include <linux/init.h>
@@ -48,7 +49,6 @@
 #include <linux/uaccess.h>
 #include <asm/archrandom.h>
 #include <asm/asm.h>
-#include <asm/cpufeature.h>
 #include <asm/cpuid/api.h>
 #include <asm/msr.h>
 #include <asm/processor-flags.h>

@@ -8,10 +8,10 @@
 #include <linux/cleanup.h>
 #include <linux/cpumask.h>
 #include <linux/gfp.h>
+#include <linux/io.h>
 #include <linux/preempt.h>
 #include <linux/sched.h>
 #include <linux/smp.h>
-#include <asm/io.h>
 
 #include "../seamcall_internal.h"
 #include "tdx_emulator.h"

@@ -167,7 +167,7 @@ impl Module {
         dispatch::seamcall(self, platform, regs)
     }
 
-    /// The status of a SEAMCALL with this RAX, as things are, if it does not get as far as to a leaf.
+    /// The status of a SEAMCALL with this RAX, as things are, if it does not get as far as a leaf.
     ///
     /// Such a status does not depend on whether the leaf is modelled.
     pub fn refusal(&self, rax: u64) -> Option<Status> {

@@ -107,7 +107,7 @@ pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResul
 /// Others may be at it too, where the TDR's lock is shared: of those with the same id at most one
 /// gets it, since each says what it wants before it looks.
 fn take_x2apic_id<P: Platform>(tdcs: &Tdcs<'_, P>, index: u64, id: u32) -> LeafResult {
-    // 0 is where no vCPU has told its id. (The id for which this is 0 addresses all, so it is none.)
+    // 0 is where no vCPU has told its id. (The id for which this is 0 addresses all: it is none.)
     let key = id.wrapping_add(1);
     set_x2apic_key(tdcs, index, key);
     let vcpus = tdcs.get(TdcsField::NumVcpus);
