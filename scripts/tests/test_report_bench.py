@@ -59,12 +59,6 @@ def verdicts(text):
 
 
 class Requirements(unittest.TestCase):
-    def setUp(self):
-        self.known, report_bench.KNOWN = report_bench.KNOWN, {}
-
-    def tearDown(self):
-        report_bench.KNOWN = self.known
-
     def test_all_hold(self):
         report, held = verdicts(lines())
         self.assertEqual(len(held), 5)
@@ -84,13 +78,6 @@ class Requirements(unittest.TestCase):
             self.assertEqual([name for name, holds in held.items() if not holds], [missed])
             with contextlib.redirect_stdout(io.StringIO()):
                 self.assertEqual(report_bench.conclude(report), 1)
-
-    def test_what_is_known_does_not_count(self):
-        name = "SHA-384 is most of MR.EXTEND"
-        report_bench.KNOWN[name] = "because"
-        report, _ = verdicts(lines(extend=18000))
-        with contextlib.redirect_stdout(io.StringIO()):
-            self.assertEqual(report_bench.conclude(report), 0)
 
     def test_nothing_measured_is_a_failure(self):
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
