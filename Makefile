@@ -100,6 +100,10 @@ doc: prepare
 docs-unsafe:
 	@scripts/docs-lists
 
+## the guard with one part left out at a time: which test notices (REPEAT=N: the whole guard, N times)
+mutants: prepare
+	@scripts/mutate
+
 ## what must not compile
 compile-fail: prepare
 	@scripts/test-group compile-fail
@@ -135,7 +139,7 @@ source-update:
 
 ## remove what was built
 clean:
-	rm -rf build/obj build/machine build/payload build/cargo build/coverage build/fuzz build/cargo-static build/patches build/series build/series-trees build/doc build/report build/faults build/log
+	rm -rf build/obj build/mutants build/machine build/payload build/cargo build/coverage build/fuzz build/cargo-static build/patches build/series build/series-trees build/doc build/report build/faults build/log
 
 ## remove build/ wholly; the cache (toolchain, sources) stays
 distclean:
@@ -149,6 +153,6 @@ help:
 	@echo
 	@awk '/^## /{ text = substr($$0, 4) } /^[a-z-]+:/ { if (text) printf "  %-14s %s\n", substr($$1, 1, index($$1, ":") - 1), text; text = "" }' $(MAKEFILE_LIST)
 
-.PHONY: machine-usable run test shell trace bench kernel kunit kselftest faults sanitize all-checks host-test golden conformance fuzz coverage fuzz-core docs-leaves compile-fail variants prepare payload tdxvm source-update clean distclean help docs-unsafe doc patches patches-build
+.PHONY: machine-usable run test shell trace bench kernel kunit kselftest faults sanitize all-checks host-test golden conformance fuzz coverage fuzz-core docs-leaves compile-fail mutants variants prepare payload tdxvm source-update clean distclean help docs-unsafe doc patches patches-build
 
-export MACHINE LINUX FIRMWARE JOBS FILTER TESTS VECTORS
+export MACHINE LINUX FIRMWARE JOBS FILTER TESTS VECTORS REPEAT

@@ -22,6 +22,8 @@ scripts/wireup/*.toml:
 
     # for some kernels only: kernels = ["7.2"]
 
+`line` may be several lines, for the sake of the one that has what to drop.
+
 Anchors are looked for in the pristine file and must be found exactly once.
 Files are written only if their content changes, so that make rebuilds only what
 it must; laying the same thing twice changes nothing.
@@ -59,17 +61,21 @@ def overlay_files(top):
                 yield path.relative_to(top).as_posix()
 
 
-def read_edits(top, series):
-    """Returns {file: [edit]} from the wire-up files, checked for form."""
+def read_edits(top, series, folder="wireup", others=frozenset()):
+    """Returns {file: [edit]} from the files of scripts/<folder>, checked for form.
+
+    Tables named in `others` are somebody else's.
+    """
     edits = {}
-    for toml in sorted((top / "scripts" / "wireup").glob("*.toml")):
+    for toml in sorted((top / "scripts" / folder).glob("*.toml")):
         where = toml.relative_to(top)
         try:
             data = tomllib.loads(toml.read_text())
         except tomllib.TOMLDecodeError as error:
             raise OverlayError(f"{where}: {error}") from None
-        if set(data) - {"edit"}:
-            raise OverlayError(f"{where}: unknown table {sorted(set(data) - {'edit'})[0]!r}")
+        unknown = sorted(set(data) - {"edit"} - others)
+        if unknown:
+            raise OverlayError(f"{where}: unknown table {unknown[0]!r}")
         for number, edit in enumerate(data.get("edit", []), 1):
             name = f"{where}, edit {number}"
             form = set(edit) - {"file", "kernels", "by" if "drop" in edit else ""}
@@ -114,9 +120,10 @@ def apply_edits(text, file, edits, version):
     for name, edit in edits:
         if "line" in edit:
             start, end = find(lines, edit["line"], name, file, version)
-            if end - start != 1 or replaced[start].count(edit["drop"]) != 1:
+            hits = [number for number in range(start, end) if edit["drop"] in replaced[number]]
+            if len(hits) != 1 or replaced[hits[0]].count(edit["drop"]) != 1:
                 raise OverlayError(f"{name}: {edit['drop']!r} is not exactly once in the line it names in {file}")
-            replaced[start] = replaced[start].replace(edit["drop"], edit.get("by", ""))
+            replaced[hits[0]] = replaced[hits[0]].replace(edit["drop"], edit.get("by", ""))
             continue
         start, end = find(lines, edit.get("after", edit.get("before")), name, file, version)
         inserted.setdefault(end if "after" in edit else start, []).append(edit["insert"].removesuffix("\n") + "\n")

@@ -79,6 +79,14 @@ class Overlay(unittest.TestCase):
         )
         self.assertIn("\nextern DEFINE_MUTEX(lock);\n", self.laid("arch/source.c"))
 
+    def test_a_line_may_need_its_neighbour(self):
+        self.wire('[[edit]]\nfile = "arch/Makefile"\nline = "obj-y += b.o\\nobj-y += twice.o"\ndrop = "twice"\nby = "once"\n')
+        self.assertEqual(self.laid("arch/Makefile"), MAKEFILE.replace("twice", "once", 1))
+
+    def test_a_word_in_two_lines_is_ambiguous(self):
+        self.wire('[[edit]]\nfile = "arch/Makefile"\nline = "obj-y += b.o\\nobj-y += twice.o"\ndrop = "obj"\n')
+        self.refused("not exactly once", "arch/Makefile")
+
     def test_by_needs_a_word_to_replace(self):
         self.wire('[[edit]]\nfile = "arch/source.c"\nafter = "int one;"\ninsert = "int three;"\nby = "x"\n')
         self.refused("needs after+insert, before+insert or line+drop")
