@@ -15,9 +15,9 @@ use crate::{
         self,
         Way, //
     },
-    memory,
     module::LeafInfo, //
 };
+use core::sync::atomic::Ordering;
 use kernel::seq_file::{
     seq_print,
     SeqFile, //
@@ -279,23 +279,26 @@ impl Life<'_> {
     }
 }
 
-/// Writes `TD_PARAMS` that Linux could have written.
+/// Writes `TD_PARAMS` that Linux could have written, as the host.
 fn write_td_params(pa: u64) {
-    let xfam = 3u64;
-    let max_vcpus = 4u64;
-    let eptp_controls = 0x1eu64;
-    let config_flags = 4u64;
-    let tsc_frequency = 40u64;
-
-    memory::fill(pa, ffi::PAGE, 0);
-    for (offset, value) in [
-        (8, xfam),
-        (16, max_vcpus),
-        (24, eptp_controls),
-        (32, config_flags),
-        (40, tsc_frequency),
-    ] {
-        memory::write64(pa.wrapping_add(offset), value);
+    let Some(page) = ffi::ram_page(pa) else {
+        return;
+    };
+    for (index, word) in page.words.iter().enumerate() {
+        let value = match index {
+            // XFAM.
+            1 => 3,
+            // The largest number of vCPUs.
+            2 => 4,
+            // The EPTP controls.
+            3 => 0x1e,
+            // The configuration flags.
+            4 => 4,
+            // The frequency of the time-stamp counter, in units of 25 MHz.
+            5 => 40,
+            _ => 0,
+        };
+        word.store(value, Ordering::Relaxed);
     }
 }
 

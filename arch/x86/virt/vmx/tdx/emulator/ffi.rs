@@ -19,6 +19,8 @@ use crate::{
     }, //
 };
 use core::{
+    cell::Cell,
+    mem::MaybeUninit,
     ptr::NonNull,
     sync::atomic::AtomicU64, //
 };
@@ -307,6 +309,57 @@ pub(crate) fn ram_page(pa: u64) -> Option<Page> {
         words,
         state,
     })
+}
+
+/// How many pages are remembered. A leaf accesses the words of about eight.
+const FOUND_PAGES: usize = 16;
+
+/// Some pages that [`ram_page`] found, by the low bits of their frame numbers.
+///
+/// Made once for each SEAMCALL, so most of it is left uninitialised.
+pub(crate) struct FoundPages {
+    pages: [Cell<MaybeUninit<Page>>; FOUND_PAGES],
+    /// A bit for each of `pages` that was set.
+    set: Cell<u32>,
+}
+
+impl FoundPages {
+    /// No pages.
+    // Not a constant, which would be copied, with zeros for what is not initialised.
+    #[inline(always)]
+    pub(crate) fn new() -> Self {
+        Self {
+            pages: core::array::from_fn(|_| Cell::new(MaybeUninit::uninit())),
+            set: Cell::new(0),
+        }
+    }
+
+    #[inline(always)]
+    fn index(pa: u64) -> usize {
+        (pa / PAGE_SIZE) as usize % FOUND_PAGES
+    }
+
+    /// The page that `pa` lies in, if it is remembered.
+    #[inline(always)]
+    pub(crate) fn get(&self, pa: u64) -> Option<Page> {
+        let index = Self::index(pa);
+        let slot = self.pages.get(index)?;
+        if self.set.get() & (1 << index) == 0 {
+            return None;
+        }
+        // SAFETY: The bit is set after the page was.
+        let page = unsafe { slot.get().assume_init() };
+        (page.pa == pa & !(PAGE_SIZE - 1)).then_some(page)
+    }
+
+    /// Remembers a page, in place of another perhaps.
+    pub(crate) fn set(&self, page: Page) {
+        let index = Self::index(page.pa);
+        if let Some(slot) = self.pages.get(index) {
+            slot.set(MaybeUninit::new(page));
+            self.set.set(self.set.get() | 1 << index);
+        }
+    }
 }
 
 /// The convertible memory range of that index, in ascending order.

@@ -6,7 +6,10 @@
 
 use crate::{
     ffi,
-    memory,
+    memory::{
+        self,
+        Words, //
+    },
     module::{
         Event,
         HostMsrs,
@@ -88,8 +91,10 @@ impl LockTrace {
     }
 }
 
-/// The machine, for the duration of one SEAMCALL.
+/// The machine, for the duration of one SEAMCALL, or for somebody who looks at it.
 pub(crate) struct Machine<'a> {
+    /// Its memory.
+    words: Words,
     /// Where to note the locks, if anybody wants to know.
     trace: Option<&'a LockTrace>,
     /// For how many microseconds the leaf of that number is to hold its locks before it returns.
@@ -98,25 +103,39 @@ pub(crate) struct Machine<'a> {
 
 impl<'a> Machine<'a> {
     /// The machine as the SEAMCALL on this processor sees it.
-    pub(crate) const fn new(trace: Option<&'a LockTrace>) -> Self {
+    #[inline(always)]
+    pub(crate) fn new(trace: Option<&'a LockTrace>) -> Self {
         Self {
+            words: Words::for_seamcall(),
             trace,
+            hold: Cell::new(None),
+        }
+    }
+
+    /// The machine as it is seen from outside of any SEAMCALL.
+    pub(crate) fn onlooker() -> Self {
+        Self {
+            words: Words::for_onlooker(),
+            trace: None,
             hold: Cell::new(None),
         }
     }
 }
 
 impl Platform for Machine<'_> {
+    #[inline(always)]
     fn read64(&self, pa: u64) -> u64 {
-        memory::read64(pa)
+        self.words.read64(pa)
     }
 
+    #[inline]
     fn write64(&self, pa: u64, value: u64) {
-        memory::write64(pa, value);
+        self.words.write64(pa, value);
     }
 
+    #[inline(always)]
     fn cas64(&self, pa: u64, current: u64, new: u64) -> Result<u64, u64> {
-        memory::cas64(pa, current, new)
+        self.words.cas64(pa, current, new)
     }
 
     fn read(&self, pa: u64, buffer: &mut [u8]) {
@@ -143,6 +162,7 @@ impl Platform for Machine<'_> {
         ffi::cmr(index)
     }
 
+    #[inline]
     fn layout(&self) -> PhysicalLayout {
         let keys = self.keys();
         let largest = u64::from(keys.mktme_keys).saturating_add(u64::from(keys.tdx_keys));

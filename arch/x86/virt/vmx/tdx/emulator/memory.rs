@@ -17,7 +17,10 @@
 #![deny(unsafe_code)]
 
 use crate::{
-    ffi,
+    ffi::{
+        self,
+        FoundPages, //
+    },
     machine::Machine,
     module::{
         MemoryRange,
@@ -137,6 +140,7 @@ impl PageState {
 }
 
 /// A page of RAM.
+#[derive(Clone, Copy)]
 pub(crate) struct Page {
     /// Its address.
     pub(crate) pa: u64,
@@ -169,12 +173,15 @@ fn summand(pa: u64, word: u64) -> u64 {
 // them cost ten times as much.
 impl Page {
     /// Whether each change counts.
+    #[inline(always)]
     fn is_summed(&self) -> bool {
+        let other = Owner::Other.encode();
         self.state
-            .is_some_and(|state| state.owner() == Owner::Other)
+            .is_some_and(|state| state.owner.load(Ordering::Relaxed) == other)
     }
 
     /// Notes that the sum of the words changed so.
+    #[inline(always)]
     fn changed(&self, difference: u64) {
         if let Some(state) = self.state {
             state.sum.fetch_xor(difference, Ordering::Relaxed);
@@ -220,48 +227,94 @@ impl Page {
     }
 }
 
-fn word(pa: u64) -> Option<(Page, &'static AtomicU64)> {
-    let page = ffi::ram_page(pa)?;
-    let word = page.words.get(word_index(pa))?;
-    Some((page, word))
+/// The memory that a SEAMCALL works on, word by word.
+pub(crate) struct Words {
+    found: FoundPages,
+    /// Whether a page that was found is remembered.
+    remember: bool,
 }
 
-/// Reads 8 bytes as one access. Memory that does not exist reads as all ones.
-pub(crate) fn read64(pa: u64) -> u64 {
-    word(pa).map_or(u64::MAX, |(_, word)| {
-        word.load(Ordering::Acquire) ^ pattern(pa)
-    })
-}
-
-/// Writes 8 bytes as one access.
-pub(crate) fn write64(pa: u64, value: u64) {
-    let Some((page, word)) = word(pa) else {
-        return;
-    };
-    let new = value ^ pattern(pa);
-    if page.is_summed() {
-        let old = word.swap(new, Ordering::AcqRel);
-        page.changed(summand(pa, old ^ new));
-    } else {
-        word.store(new, Ordering::Release);
+impl Words {
+    /// For one SEAMCALL: the pages that it accesses stay where they are for so long. To find one,
+    /// and whether it is mapped, costs several times what an access does.
+    #[inline(always)]
+    pub(crate) fn for_seamcall() -> Self {
+        Self {
+            found: FoundPages::new(),
+            remember: true,
+        }
     }
-}
 
-/// Replaces `current` by `new` as one locked access.
-pub(crate) fn cas64(pa: u64, current: u64, new: u64) -> Result<u64, u64> {
-    let (page, word) = word(pa).ok_or(u64::MAX)?;
-    let mask = pattern(pa);
-    word.compare_exchange(
-        current ^ mask,
-        new ^ mask,
-        Ordering::AcqRel,
-        Ordering::Acquire,
-    )
-    .map_err(|word| word ^ mask)?;
-    if page.is_summed() {
-        page.changed(summand(pa, current ^ new));
+    /// For who looks without a lock: any page may be unmapped at any time, so each access looks
+    /// anew.
+    #[inline(always)]
+    pub(crate) fn for_onlooker() -> Self {
+        Self {
+            found: FoundPages::new(),
+            remember: false,
+        }
     }
-    Ok(current)
+
+    #[inline(always)]
+    fn word(&self, pa: u64) -> Option<(Page, &'static AtomicU64)> {
+        let page = match self.found.get(pa) {
+            Some(page) => page,
+            None => self.find(pa)?,
+        };
+        let word = page.words.get(word_index(pa))?;
+        Some((page, word))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn find(&self, pa: u64) -> Option<Page> {
+        let page = ffi::ram_page(pa)?;
+        if self.remember {
+            self.found.set(page);
+        }
+        Some(page)
+    }
+
+    /// Reads 8 bytes as one access. Memory that does not exist reads as all ones.
+    #[inline(always)]
+    pub(crate) fn read64(&self, pa: u64) -> u64 {
+        self.word(pa).map_or(u64::MAX, |(_, word)| {
+            word.load(Ordering::Acquire) ^ pattern(pa)
+        })
+    }
+
+    /// Writes 8 bytes as one access.
+    #[inline]
+    pub(crate) fn write64(&self, pa: u64, value: u64) {
+        let Some((page, word)) = self.word(pa) else {
+            return;
+        };
+        let new = value ^ pattern(pa);
+        if page.is_summed() {
+            let old = word.swap(new, Ordering::AcqRel);
+            page.changed(summand(pa, old ^ new));
+        } else {
+            word.store(new, Ordering::Release);
+        }
+    }
+
+    /// Replaces `current` by `new` as one locked access.
+    #[inline(always)]
+    pub(crate) fn cas64(&self, pa: u64, current: u64, new: u64) -> Result<u64, u64> {
+        let (page, word) = self.word(pa).ok_or(u64::MAX)?;
+        let mask = pattern(pa);
+        word.compare_exchange(
+            current ^ mask,
+            new ^ mask,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        )
+        .map_err(|word| word ^ mask)?;
+        if page.is_summed() {
+            page.changed(summand(pa, current ^ new));
+        }
+        Ok(current)
+    }
 }
 
 #[inline(always)]
@@ -419,7 +472,7 @@ pub(crate) fn key_freed(hkid: u16) {
 
 /// Looks at all pages that are not the host's. No SEAMCALL may be running.
 pub(crate) fn check() {
-    let machine = Machine::new(None);
+    let machine = Machine::onlooker();
     for range in (0..).map_while(ffi::cmr) {
         for (page, state) in watched(range) {
             if state.owner() != Owner::Other || page.is_untouched(state) {

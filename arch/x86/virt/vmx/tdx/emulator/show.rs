@@ -184,7 +184,7 @@ impl fmt::Display for Hex<'_> {
 
 /// One line for each TD.
 pub(crate) fn tds(m: &SeqFile) {
-    MODULE.for_each_td(&Machine::new(None), |td| {
+    MODULE.for_each_td(&Machine::onlooker(), |td| {
         seq_print!(
             m,
             "tdr={:#x} hkid={} lifecycle={} op_state={} vcpus={} pages={} mrtd=",

@@ -114,7 +114,15 @@ impl Word<'_> {
         }
     }
 
+    /// Gives the lock back that is in the word.
+    #[inline(always)]
+    fn give_back<P: Platform>(self, platform: &P, format: Format, mode: LockMode) {
+        // Another processor can make this try again only by succeeding itself, once for each try.
+        self.update(platform, u32::MAX, |value| format.given_back(mode, value));
+    }
+
     /// Changes the word with `change`, until nobody interferes.
+    #[inline(always)]
     fn update<P: Platform>(self, platform: &P, attempts: u32, change: impl Fn(u64) -> u64) {
         let mut value = self.load(platform);
         for _ in 0..attempts {
@@ -216,24 +224,34 @@ pub(super) fn take<P: Platform>(
     Err(Busy)
 }
 
-/// Gives a lock back.
+/// Gives a lock back. Which one it is, only an observer wants to know.
+#[inline(always)]
 pub(super) fn give_back<P: Platform>(
     call: &Call<'_, P>,
     word: Word<'_>,
     format: Format,
-    record: LockRecord,
+    mode: LockMode,
+    lock: impl FnOnce() -> Lock,
 ) {
     let platform = call.platform;
     if platform.observes() {
-        platform.observe(Event::LockReleasing(record));
+        let lock = lock();
+        return give_back_observed(platform, word, format, LockRecord { lock, mode });
     }
-    // Another processor can make this try again only by succeeding itself, once for each try.
-    word.update(platform, u32::MAX, |value| {
-        format.given_back(record.mode, value)
-    });
-    if platform.observes() {
-        platform.observe(Event::LockReleased(record));
-    }
+    word.give_back(platform, format, mode);
+}
+
+#[cold]
+#[inline(never)]
+fn give_back_observed<P: Platform>(
+    platform: &P,
+    word: Word<'_>,
+    format: Format,
+    record: LockRecord,
+) {
+    platform.observe(Event::LockReleasing(record));
+    word.give_back(platform, format, record.mode);
+    platform.observe(Event::LockReleased(record));
 }
 
 /// A lock that is held. It is given back when this is dropped.
@@ -340,12 +358,10 @@ impl<'c, P: Platform> Held<'c, P> {
 }
 
 impl<P: Platform> Drop for Held<'_, P> {
+    // Inlined, as what has its address taken would be copied from caller to caller.
+    #[inline(always)]
     fn drop(&mut self) {
-        let record = LockRecord {
-            lock: self.lock,
-            mode: self.mode,
-        };
-        give_back(self.call, self.word, self.format, record);
+        give_back(self.call, self.word, self.format, self.mode, || self.lock);
     }
 }
 

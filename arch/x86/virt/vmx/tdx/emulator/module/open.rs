@@ -146,21 +146,6 @@ impl VpAccess {
             _page: page,
         })
     }
-
-    /// Opens the vCPU with this TDVPR, which must have all its pages, and associates it with the
-    /// current processor. It may be disabled if `disabled_too`.
-    #[inline(always)]
-    pub(super) fn open_associated<'c, P: Platform>(
-        &self,
-        call: &'c Call<'c, P>,
-        tdvpr: u64,
-        disabled_too: bool,
-    ) -> Result<OpenVp<'c, P>, Status> {
-        let vp = self.open(call, tdvpr)?;
-        vp.check_complete(&vp.td)?;
-        vp.associate(&vp.td, disabled_too)?;
-        Ok(vp)
-    }
 }
 
 /// A vCPU that is locked, with its TD, which is in a state as the leaf's declaration says.
@@ -170,6 +155,15 @@ pub(super) struct OpenVp<'c, P: Platform> {
     /// The TD.
     pub(super) td: OpenTd<'c, P>,
     _page: LockedPage<'c, P>,
+}
+
+impl<P: Platform> OpenVp<'_, P> {
+    /// Checks that the vCPU has all its pages, and associates it with the current processor. It may
+    /// be disabled if `disabled_too`.
+    pub(super) fn associate_complete(&self, disabled_too: bool) -> Result<(), Status> {
+        self.vp.check_complete(&self.td)?;
+        self.vp.associate(&self.td, disabled_too)
+    }
 }
 
 impl<'c, P: Platform> Deref for OpenVp<'c, P> {

@@ -153,32 +153,36 @@ pub(super) struct LockedPage<'c, P: Platform> {
     call: &'c Call<'c, P>,
     /// The page's address, as the operand gave it.
     pub(super) pa: u64,
-    /// The entries that are locked, by their level; 0 is none. Those above the page's own are
-    /// locked shared.
-    entries: [u64; 3],
+    /// The page's entry; 0 if that is not locked.
+    entry: u64,
+    /// The entries above it that are locked, shared, from 2 MiB on; 0 is none.
+    above: [u64; 2],
     /// The size of the page: 0 is 4 KiB, 1 is 2 MiB, 2 is 1 GiB.
     pub(super) level: u8,
     mode: LockMode,
 }
 
-/// The level of a [`LockedPage`] whose own entry is not locked yet.
-const NO_LEVEL: u8 = 3;
-
 impl<P: Platform> Drop for LockedPage<'_, P> {
+    // Inlined, as what has its address taken would be copied from caller to caller.
+    #[inline(always)]
     fn drop(&mut self) {
-        for (level, entry) in (0..).zip(self.entries) {
-            if entry == 0 {
-                continue;
+        let unlock = |entry, level, mode| {
+            if entry != 0 {
+                unlock_entry(self.call, self.pa, entry, level, mode);
             }
-            let mode = if level == self.level {
-                self.mode
-            } else {
-                LockMode::Shared
-            };
-            let record = record(self.pa, level, mode);
-            locks::give_back(self.call, Word::Memory(entry), LOCK_FORMAT, record);
-        }
+        };
+        let [above_2m, above_1g] = self.above;
+        unlock(self.entry, self.level, self.mode);
+        unlock(above_2m, 1, LockMode::Shared);
+        unlock(above_1g, 2, LockMode::Shared);
     }
+}
+
+/// Gives back the lock of the entry of that level for `pa`.
+#[inline(never)]
+fn unlock_entry<P: Platform>(call: &Call<'_, P>, pa: u64, entry: u64, level: u8, mode: LockMode) {
+    let lock = || record(pa, level, mode).lock;
+    locks::give_back(call, Word::Memory(entry), LOCK_FORMAT, mode, lock);
 }
 
 /// How an entry is locked.
@@ -192,19 +196,19 @@ fn record(pa: u64, level: u8, mode: LockMode) -> LockRecord {
 }
 
 impl<P: Platform> LockedPage<'_, P> {
+    #[inline(always)]
     fn entry(&self) -> Entry {
-        let pa = self.entries.get(usize::from(self.level));
-        Entry {
-            pa: pa.copied().unwrap_or(0),
-        }
+        Entry { pa: self.entry }
     }
 
     /// What the page is used for. [`None`] if the entry makes no sense.
+    #[inline(always)]
     pub(super) fn page_type(&self) -> Option<PageType> {
         self.entry().page_type(self.call.platform)
     }
 
     /// The owner's TDR. A free page has its last one.
+    #[inline(always)]
     pub(super) fn owner(&self) -> u64 {
         self.entry().owner(self.call.platform)
     }
@@ -302,11 +306,13 @@ fn lock_page<'c, P: Platform>(
     let mut page = LockedPage {
         call,
         pa,
-        entries: [0; 3],
-        level: NO_LEVEL,
+        entry: 0,
+        above: [0; 2],
+        level: 0,
         mode,
     };
-    for (level, slot) in [0u8, 1, 2].into_iter().zip(&mut page.entries).rev() {
+    let mut level = 2;
+    loop {
         let is_last = |value| {
             level == 0 || descend == Descend::To(level) || type_in(value) != Some(PageType::Nda)
         };
@@ -318,13 +324,16 @@ fn lock_page<'c, P: Platform>(
         let still = |value| is_last(value) == last;
         locks::take(call, Word::Memory(entry), LOCK_FORMAT, record, value, still)
             .map_err(|_| lock.busy())?;
-        *slot = entry;
         if last {
+            page.entry = entry;
             page.level = level;
             return Ok(page);
         }
+        level = level.saturating_sub(1);
+        if let Some(above) = page.above.get_mut(usize::from(level)) {
+            *above = entry;
+        }
     }
-    Err(outside)
 }
 
 /// Locks a page that an operand names, and checks what it is used for.
@@ -393,17 +402,14 @@ pub(super) fn lock_implicit<'c, P: Platform>(
         |_| true,
     )
     .map_err(|_| lock.busy())?;
-    let mut page = LockedPage {
+    Ok(LockedPage {
         call,
         pa,
-        entries: [0; 3],
+        entry,
+        above: [0; 2],
         level,
         mode,
-    };
-    if let Some(slot) = page.entries.get_mut(usize::from(level)) {
-        *slot = entry;
-    }
-    Ok(page)
+    })
 }
 
 /// Notes the epoch in which a page of that level was blocked.

@@ -335,6 +335,7 @@ pub(super) struct Entry<'c, P: Platform> {
 
 impl<'c, P: Platform> Entry<'c, P> {
     /// Descends to an entry, with the tree and then the entry locked if `tree` says how.
+    #[inline(always)]
     pub(super) fn open(
         tdcs: &Tdcs<'c, P>,
         operand: GpaOperand,
@@ -347,25 +348,27 @@ impl<'c, P: Platform> Entry<'c, P> {
             Some(lock) => Some(lock_tree(tdcs, lock.mode)?),
             None => None,
         };
-        let (walk, complete) = walk(tdcs, operand.gpa, operand.level);
-        let mut entry = Self {
+        let (mut walk, complete) = walk(tdcs, operand.gpa, operand.level);
+        if !complete {
+            return Err(walk.fail(regs, Status::EPT_WALK_FAILED));
+        }
+        let held = match &tree {
+            Some(_) => match Held::sept_entry(call, walk.pa, operand.gpa) {
+                Ok(held) => Some(held),
+                Err(_) => return Err(walk.fail(regs, Status::OPERAND_BUSY)),
+            },
+            None => None,
+        };
+        if held.is_some() {
+            walk = walk.again(call.platform);
+        }
+        Ok(Self {
             call,
             gpa: operand.gpa,
             walk,
-            held: None,
+            held,
             _tree: tree,
-        };
-        if !complete {
-            return Err(entry.fail(regs, Status::EPT_WALK_FAILED));
-        }
-        if entry._tree.is_some() {
-            match Held::sept_entry(call, walk.pa, operand.gpa) {
-                Ok(held) => entry.held = Some(held),
-                Err(_) => return Err(entry.fail(regs, Status::OPERAND_BUSY)),
-            }
-            entry.walk = walk.again(call.platform);
-        }
-        Ok(entry)
+        })
     }
 
     /// What the entry held when it was opened.

@@ -277,6 +277,7 @@ impl<'c, P: Platform> Td<'c, P> {
     }
 
     /// The TDCS, if the TD's memory is accessible.
+    #[inline(always)]
     pub(super) fn accessible_tdcs(&self) -> Result<Tdcs<'c, P>, Status> {
         if self.is_fatal() {
             return Err(Status::TD_FATAL);
@@ -369,6 +370,7 @@ impl<'c, P: Platform> Tdcs<'c, P> {
     }
 
     /// Adds to a field that others may change too. Returns the former value.
+    #[inline(always)]
     pub(super) fn fetch_add(&self, field: TdcsField, delta: u64) -> u64 {
         fetch_add(self.call().platform, self.field_pa(field), delta)
     }
@@ -383,6 +385,7 @@ impl<'c, P: Platform> Tdcs<'c, P> {
     }
 
     /// Keeps the operation state as it is.
+    #[inline(always)]
     pub(super) fn lock_op_state(&self, lock: &LeafLock) -> Result<Held<'c, P>, Status> {
         let word = Word::Memory(self.field_pa(TdcsField::OpStateLock));
         Held::sharex_host_priority(self.call(), word, Lock::OpState(self.tdr), lock.mode)
@@ -390,6 +393,7 @@ impl<'c, P: Platform> Tdcs<'c, P> {
     }
 
     /// Checks that the operation state is one of those whose bits are set in `allowed`.
+    #[inline(always)]
     pub(super) fn check_op_state(&self, allowed: u16) -> Result<(), Status> {
         let bit = 1u16.checked_shl(self.op_state() as u32).unwrap_or(0);
         if allowed & bit == 0 {

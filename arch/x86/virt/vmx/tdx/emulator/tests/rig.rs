@@ -319,7 +319,7 @@ impl Rig {
     /// Adds the Secure EPT tables of the first 2 MiB, if the TD does not have them.
     pub(super) fn tables(&mut self, td: &Td) -> Result {
         if MODULE
-            .sept_entry_lock(&Machine::new(None), td.tdr, 0, 0)
+            .sept_entry_lock(&Machine::onlooker(), td.tdr, 0, 0)
             .is_some()
         {
             return Ok(());
@@ -476,13 +476,13 @@ impl Rig {
 
     /// An HKID that Linux has not given to anybody: from the last one downwards.
     pub(super) fn hkid(&self, index: u64) -> u64 {
-        let keys = Machine::new(None).keys();
+        let keys = Machine::onlooker().keys();
         u64::from(keys.mktme_keys) + u64::from(keys.tdx_keys) - index
     }
 
     /// All that can be seen of what the pages of the current pair are used for.
     fn fingerprint(&self, calls: [&Prepared; 2]) -> u64 {
-        let machine = Machine::new(None);
+        let machine = Machine::onlooker();
         let mut hash = 0u64;
         let mut add = |value: u64| {
             hash = (hash.rotate_left(5) ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -518,7 +518,7 @@ impl Rig {
 
     /// The Secure EPT entry that a call is about, 0 if there is none.
     pub(super) fn sept_entry(&self, call: &Prepared) -> u64 {
-        let machine = Machine::new(None);
+        let machine = Machine::onlooker();
         let lock = call.gpa.filter(|_| call.tdr != 0).and_then(|gpa| {
             let (gpa, level) = (gpa & !0xfff, (gpa & 7) as u8);
             MODULE.sept_entry_lock(&machine, call.tdr, gpa, level)
@@ -531,7 +531,7 @@ impl Rig {
 
     /// Takes all TDs apart, and all pages back.
     pub(super) fn clean(&mut self) -> Result {
-        let machine = Machine::new(None);
+        let machine = Machine::onlooker();
         let page_type = |pa: u64| MODULE.page_info(&machine, pa).map(|page| page.page_type);
         let is = |wanted: PageType| move |pa: &u64| page_type(*pa) == Some(wanted);
         let pages = self.memory.pages;

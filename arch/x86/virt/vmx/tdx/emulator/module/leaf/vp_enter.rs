@@ -121,7 +121,8 @@ pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResul
     if regs.rcx & !(TDVPR | HOST_RECOVERABILITY_HINT | RESUME_L1) != 0 {
         return Err(invalid);
     }
-    let mut vp = VP.open_associated(call, regs.rcx & TDVPR, false)?;
+    let mut vp = VP.open(call, regs.rcx & TDVPR)?;
+    vp.associate_complete(false)?;
     let hint = regs.rcx & HOST_RECOVERABILITY_HINT != 0;
     // There are no L2 VMs, so it is always the L1 VM that runs.
     if hint && vp.get(VpField::LastExit) != ASYNC_TRAP || regs.rcx & RESUME_L1 != 0 {

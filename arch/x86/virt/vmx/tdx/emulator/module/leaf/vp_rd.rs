@@ -33,7 +33,8 @@ const VP: VpAccess = VpAccess::of(&INFO);
 
 pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResult {
     metadata::answer_read(call, regs, |tdvpr, field| {
-        let vp = VP.open_associated(call, tdvpr, true)?;
+        let vp = VP.open(call, tdvpr)?;
+        vp.associate_complete(true)?;
         metadata::read_vp(&vp.td, &vp, field, call.version)
     })
 }

@@ -42,7 +42,8 @@ pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResul
     let (field, value, mask) = (regs.rdx, regs.r8, regs.r9);
     regs.r8 = 0;
 
-    let vp = VP.open_associated(call, regs.rcx, false)?;
+    let vp = VP.open(call, regs.rcx)?;
+    vp.associate_complete(false)?;
     regs.r8 = metadata::write_vp(&vp.td, &vp, field, value, mask)?;
     Ok(())
 }
