@@ -3,7 +3,9 @@
 //! Looks for programs that take the kernel where none has been, and for what breaks there.
 //!
 //! A program that leads to something new is kept, and others are made of it. It is also compared, as
-//! in a conformance run. What the kernel says of itself, and whether it goes on, is watched.
+//! in a conformance run. What the kernel says of itself, and whether it goes on, is watched. Each
+//! program is told to the machine's debug port before it runs, so that it is known even if the
+//! kernel does not survive it.
 //!
 //! New is an edge between two places of the kernel's code, if it has KCOV, and a behaviour: what a
 //! call returns after what, and with which SEAMCALLs.
@@ -39,11 +41,13 @@ use clap::Args;
 use serde_json::json;
 
 use crate::check::check;
+use crate::debug_port;
 use crate::emit;
 use crate::generate::generate;
 use crate::generate::Generator;
 use crate::generate::Threads;
 use crate::generate::MAX_STEPS;
+use crate::kcov::Coverage;
 use crate::kcov::Kcov;
 use crate::kernel::Kernel;
 use crate::kernel::Server;
@@ -52,6 +56,7 @@ use crate::program::Call;
 use crate::program::On;
 use crate::program::Program;
 use crate::program::Step;
+use crate::read_program;
 use crate::record::Record;
 use crate::report;
 use crate::shrink::shrink;
@@ -64,6 +69,15 @@ const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Programs that are tried to make one smaller that the kernel complains about.
 const SHRINK_BUDGET: usize = 200;
+
+/// Programs that may leave something in the module before there is not enough left for TDs.
+const MAX_LEAKS: u32 = 10;
+
+/// What is only a new behaviour, no new edge, is compared once in so many times.
+const COMPARE_ONE_IN: u64 = 4;
+
+/// C serves one program in so many, Rust all others.
+const C_ONE_IN: u64 = 4;
 
 /// What a kernel says when something is wrong, but for what programs may well bring about: a
 /// SEAMCALL that fails makes KVM warn and give up the VM.
@@ -100,9 +114,18 @@ pub struct Fuzz {
     /// Programs to begin with, one a line
     #[arg(long)]
     corpus: Option<PathBuf>,
+    /// Tell the machine's debug port of each program
+    #[arg(long)]
+    debug_port: bool,
     /// Run programs, watched by another process
     #[arg(long, hide = true)]
     watched: bool,
+}
+
+#[derive(Args)]
+pub struct Shrink {
+    /// A file with a program that the kernel does not survive, or complains about
+    program: PathBuf,
 }
 
 /// Runs programs in a process of its own, so that somebody can tell what it died of.
@@ -115,6 +138,9 @@ pub fn fuzz(args: &Fuzz) -> Result<bool> {
     command.args(["--seconds", &args.seconds.to_string()]);
     if let Some(corpus) = &args.corpus {
         command.arg("--corpus").arg(corpus);
+    }
+    if args.debug_port {
+        command.arg("--debug-port");
     }
     let mut child = command
         .stdin(Stdio::null())
@@ -145,10 +171,37 @@ fn watch(child: &mut Child) -> Result<bool> {
         let program: Program = serde_json::from_str(&last).unwrap_or_default();
         println!("{died_of}");
         print!("{program}");
-        emit("crash", &json!({ "title": died_of, "program": program }));
+        // Who can boot again can make it smaller.
+        emit(
+            "crash",
+            &json!({ "title": died_of, "fatal": true, "program": program }),
+        );
         let _ = child.kill();
         return Ok(false);
     }
+}
+
+/// Makes a program smaller that the kernel may not survive: then the last one that the debug port
+/// was told of is smaller and no better, and whoever reads it is to begin with that again.
+pub fn shrink_fatal(args: &Shrink) -> Result<bool> {
+    let program = read_program(&args.program)?;
+    let mut kernel = Kernel::open()?;
+    let mut log = Log::open()?;
+    let (small, tried) = shrink(&program, SHRINK_BUDGET, |candidate| {
+        debug_port::say(&serde_json::to_string(candidate).unwrap_or_default());
+        let _ = fs::write("/sys/kernel/debug/clear_warn_once", "1");
+        log.complaint();
+        for server in [Server::Rust, Server::C] {
+            if kernel.run(candidate, &|_| server).is_err() || log.complaint().is_some() {
+                return true;
+            }
+        }
+        false
+    });
+    println!("the smallest program, after {tried} others:");
+    print!("{small}");
+    emit("smallest", &serde_json::to_value(&small)?);
+    Ok(true)
 }
 
 /// What the kernel says.
@@ -229,18 +282,26 @@ fn collect_behaviours(program: &Program, record: &Record, seen: &mut HashSet<u64
     seen.len() - before
 }
 
+/// What a program led to that none had before.
+struct New {
+    edges: usize,
+    behaviours: usize,
+}
+
 struct Fuzzer {
     kernel: Kernel,
     kcov: Option<Kcov>,
     log: Log,
     current: File,
-    edges: HashSet<u64>,
+    debug_port: bool,
+    coverage: Coverage,
     behaviours: HashSet<u64>,
     corpus: Vec<Program>,
     programs: u64,
     bad_inputs: u64,
     crashes: HashSet<String>,
     findings: u64,
+    leaks: u32,
 }
 
 impl Fuzzer {
@@ -252,12 +313,14 @@ impl Fuzzer {
             behaviours: HashSet::new(),
             log: Log::open()?,
             current: File::create(CURRENT).with_context(|| format!("cannot write {CURRENT}"))?,
-            edges: HashSet::new(),
+            debug_port: args.debug_port,
+            coverage: Coverage::default(),
             corpus: Vec::new(),
             programs: 0,
             bad_inputs: 0,
             crashes: HashSet::new(),
             findings: 0,
+            leaks: 0,
         };
         if let Some(path) = &args.corpus {
             fuzzer.load(path)?;
@@ -271,38 +334,49 @@ impl Fuzzer {
         for line in BufReader::new(file).lines() {
             // The last line may be half of one.
             if let Ok(program) = serde_json::from_str::<Program>(&line?) {
-                if self.execute(&program)? > 0 {
+                let new = self.execute(&program, Server::Rust)?;
+                if new.edges + new.behaviours > 0 {
                     self.corpus.push(program);
                 }
             }
         }
+        // From here on it is this run's.
+        self.programs = 0;
+        self.bad_inputs = 0;
         println!(
             "{} programs kept from before, {} edges, {} behaviours",
             self.corpus.len(),
-            self.edges.len(),
+            self.coverage.edges.len(),
             self.behaviours.len()
         );
         Ok(())
     }
 
-    /// Runs a program through Rust, and says how much of what it executed is new.
-    fn execute(&mut self, program: &Program) -> Result<usize> {
+    /// Runs a program, and says how much of what it led to is new.
+    fn execute(&mut self, program: &Program, server: Server) -> Result<New> {
+        let text = serde_json::to_string(program)?;
+        if self.debug_port {
+            debug_port::say(&text);
+        }
         self.current.set_len(0)?;
         self.current.seek(SeekFrom::Start(0))?;
-        self.current.write_all(&serde_json::to_vec(program)?)?;
+        self.current.write_all(text.as_bytes())?;
         if let Some(kcov) = &self.kcov {
             kcov.reset();
         }
         let record = self
             .kernel
-            .run(program, &|_| Server::Rust)
+            .run(program, &|_| server)
             .with_context(|| format!("a program failed to run\n{program}"))?;
-        let mut new = match &self.kcov {
-            Some(kcov) => kcov.collect(&mut self.edges),
-            None => 0,
+        let new = New {
+            edges: match &self.kcov {
+                Some(kcov) => kcov.collect(&mut self.coverage),
+                None => 0,
+            },
+            behaviours: collect_behaviours(program, &record, &mut self.behaviours),
         };
-        new += collect_behaviours(program, &record, &mut self.behaviours);
         self.programs += 1;
+        self.leaks += u32::from(!record.left.is_empty());
         for (step, outcome) in program.steps.iter().zip(&record.steps) {
             let is_tdx = matches!(step.call, Call::Tdx { .. });
             self.bad_inputs += u64::from(is_tdx && outcome.errno != 0);
@@ -353,7 +427,7 @@ impl Fuzzer {
     }
 
     /// Saves a program that the kernel complains about.
-    fn crash(&mut self, complaint: &str, program: &Program) {
+    fn crash(&mut self, complaint: &str, program: &Program, server: Server) {
         let known = title(complaint);
         if !self.crashes.insert(known.clone()) {
             return;
@@ -362,7 +436,7 @@ impl Fuzzer {
             // Else each place would complain only once.
             let _ = fs::write("/sys/kernel/debug/clear_warn_once", "1");
             self.log.complaint();
-            let ran = self.kernel.run(candidate, &|_| Server::Rust).is_ok();
+            let ran = self.kernel.run(candidate, &|_| server).is_ok();
             let says = self.log.complaint();
             ran && says.is_some_and(|line| title(&line) == known)
         });
@@ -372,13 +446,16 @@ impl Fuzzer {
         emit("crash", &json!({ "title": complaint, "program": small }));
     }
 
-    fn progress(&self, start: Instant) {
+    fn progress(&mut self, start: Instant) {
+        let places: Vec<_> = self.coverage.new_places.drain(..).collect();
+        emit("places", &json!(places));
         let seconds = start.elapsed().as_secs_f64();
         emit(
             "progress",
             &json!({
                 "programs": self.programs,
-                "edges": self.edges.len(),
+                "edges": self.coverage.edges.len(),
+                "places": self.coverage.places.len(),
                 "behaviours": self.behaviours.len(),
                 "corpus": self.corpus.len(),
                 "bad_inputs": self.bad_inputs,
@@ -388,10 +465,11 @@ impl Fuzzer {
             }),
         );
         println!(
-            "{} programs, {:.1} a second; {} edges, {} behaviours, {} programs kept; {} bad inputs; {} crashes, {} differences",
+            "{} programs, {:.1} a second; {} edges between {} places, {} behaviours, {} programs kept; {} bad inputs; {} crashes, {} differences",
             self.programs,
             self.programs as f64 / seconds.max(0.001),
-            self.edges.len(),
+            self.coverage.edges.len(),
+            self.coverage.places.len(),
             self.behaviours.len(),
             self.corpus.len(),
             self.bad_inputs,
@@ -407,16 +485,30 @@ impl Fuzzer {
         while start.elapsed().as_secs() < args.seconds {
             seed += 1;
             let program = self.next(seed);
-            let new = self.execute(&program)?;
+            let server = if seed % C_ONE_IN == 0 {
+                Server::C
+            } else {
+                Server::Rust
+            };
+            let new = self.execute(&program, server)?;
             if let Some(complaint) = self.log.complaint() {
-                self.crash(&complaint, &program);
-            } else if new > 0 {
+                self.crash(&complaint, &program, server);
+            } else if new.edges + new.behaviours > 0 {
                 emit("corpus", &serde_json::to_value(&program)?);
-                if let Some(finding) = check(&mut self.kernel, &program, seed)?.finding {
-                    self.findings += 1;
-                    report(Some(seed), &finding);
+                if new.edges > 0 || seed % COMPARE_ONE_IN == 1 {
+                    if let Some(finding) = check(&mut self.kernel, &program, seed)?.finding {
+                        self.findings += 1;
+                        report(Some(seed), &finding);
+                    }
                 }
                 self.corpus.push(program);
+            }
+            if self.leaks > MAX_LEAKS {
+                println!(
+                    "{} programs have left something behind: that is enough",
+                    self.leaks
+                );
+                break;
             }
             if said.elapsed().as_secs() >= 10 {
                 said = Instant::now();

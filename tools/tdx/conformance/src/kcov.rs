@@ -25,6 +25,17 @@ const KCOV_TRACE_PC: u64 = 0;
 /// Places that one program can be seen at.
 const ENTRIES: usize = 1 << 18;
 
+/// What was executed.
+#[derive(Default)]
+pub struct Coverage {
+    /// The steps from one place to the next.
+    pub edges: HashSet<u64>,
+    /// The addresses in the kernel that KCOV reports.
+    pub places: HashSet<u64>,
+    /// Those that nobody was told of yet.
+    pub new_places: Vec<u64>,
+}
+
 /// The record of this thread's way through the kernel.
 ///
 /// # Invariants
@@ -87,17 +98,21 @@ impl Kcov {
         self.word(0).store(0, Ordering::Relaxed);
     }
 
-    /// Adds the steps from one place to the next to `edges`, and says how many are new.
-    pub fn collect(&self, edges: &mut HashSet<u64>) -> usize {
+    /// Adds what was executed since the last [`Self::reset`], and says how many edges are new.
+    pub fn collect(&self, coverage: &mut Coverage) -> usize {
         let count = (self.word(0).load(Ordering::Relaxed) as usize).min(ENTRIES - 1);
-        let before = edges.len();
+        let before = coverage.edges.len();
         let mut last = 0u64;
         for index in 1..=count {
             let place = self.word(index).load(Ordering::Relaxed);
-            edges.insert(place ^ last.rotate_left(17));
+            // To a new place leads a new edge.
+            if coverage.edges.insert(place ^ last.rotate_left(17)) && coverage.places.insert(place)
+            {
+                coverage.new_places.push(place);
+            }
             last = place;
         }
-        edges.len() - before
+        coverage.edges.len() - before
     }
 }
 

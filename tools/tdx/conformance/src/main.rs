@@ -6,6 +6,7 @@
 //! them, all on one VM. See [`record::Record`] for what is compared.
 
 mod check;
+mod debug_port;
 mod fuzz;
 mod generate;
 mod kcov;
@@ -19,7 +20,6 @@ mod trace;
 
 use std::fs;
 use std::path::Path;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -65,6 +65,8 @@ enum Command {
     SelfTest,
     /// Looks for programs that lead where none has before, and for what breaks there
     Fuzz(Fuzz),
+    /// Makes a program smaller that the kernel may not survive
+    Shrink(fuzz::Shrink),
 }
 
 #[derive(Args)]
@@ -101,6 +103,7 @@ fn main() -> ExitCode {
         Command::Replay(args) => replay(&args),
         Command::SelfTest => self_test(),
         Command::Fuzz(args) => fuzz::fuzz(&args),
+        Command::Shrink(args) => fuzz::shrink_fatal(&args),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -286,14 +289,18 @@ fn load(name: &str, threads: Threads, kernel: &Kernel) -> Result<(Program, u64)>
     if let Ok(seed) = name.parse() {
         return Ok((generate(seed, threads, &kernel.offer), seed));
     }
-    let text =
-        fs::read_to_string(PathBuf::from(name)).with_context(|| format!("cannot read {name}"))?;
-    let value: serde_json::Value = serde_json::from_str(&text)
-        .with_context(|| format!("{} is not JSON", Path::new(name).display()))?;
+    Ok((read_program(Path::new(name))?, 0))
+}
+
+/// Reads a program from a file.
+fn read_program(path: &Path) -> Result<Program> {
+    let shown = path.display();
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))?;
+    let value: serde_json::Value =
+        serde_json::from_str(&text).with_context(|| format!("{shown} is not JSON"))?;
     // A finding has the program in it.
     let value = value.get("program").cloned().unwrap_or(value);
-    let program = serde_json::from_value(value).with_context(|| format!("{name} is no program"))?;
-    Ok((program, 0))
+    serde_json::from_value(value).with_context(|| format!("{shown} is no program"))
 }
 
 fn replay(args: &Replay) -> Result<bool> {
