@@ -4,10 +4,7 @@
 
 #ifdef CONFIG_RUST_KVM_ABSTRACTIONS
 
-__rust_helper void rust_helper_kvm_vm_bugged(struct kvm *kvm)
-{
-	kvm_vm_bugged(kvm);
-}
+/* Built in: what calls into kvm.ko, which may be a module, has no place here. */
 
 __rust_helper void rust_helper_kvm_mmu_write_lock(struct kvm *kvm)
 {

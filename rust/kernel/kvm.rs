@@ -20,8 +20,11 @@
 //! an early release does not compile. That `vcpu->mutex` is outside `kvm->slots_lock` is the order
 //! of `Documentation/virt/kvm/locking.rst`.
 //!
-//! A built-in `kernel` crate cannot call into a modular `kvm.ko`, so this module needs `KVM=y`. A
-//! vendor module that uses it may still be modular.
+//! # Modular KVM
+//!
+//! KVM may be a module, `kvm.ko`, while this crate is built in and cannot call into a module. So
+//! whatever calls a function of KVM is generic or `#[inline]`: it becomes part of the vendor module
+//! that uses it. If something is not, `vmlinux` does not link with `KVM=m`.
 //!
 //! C header: [`include/linux/kvm_host.h`](srctree/include/linux/kvm_host.h)
 

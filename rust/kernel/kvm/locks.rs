@@ -157,6 +157,7 @@ impl<'a> AllVcpusLocked<'a> {
     /// # Errors
     ///
     /// - `EINVAL`: `vcpu` belongs to another VM.
+    #[inline]
     pub fn load_vcpu<'g>(&'g self, vcpu: &'g Vcpu) -> Result<LoadedVcpu<'g>> {
         Ok(LoadedVcpu::new(self.locked_vcpu(vcpu)?))
     }

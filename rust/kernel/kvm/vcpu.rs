@@ -105,6 +105,8 @@ pub struct LoadedVcpu<'a> {
 }
 
 impl<'a> LoadedVcpu<'a> {
+    // Inline, as all that calls into KVM: see the module's documentation.
+    #[inline]
     pub(super) fn new(vcpu: LockedVcpu<'a>) -> Self {
         // SAFETY: The vCPU is alive and the current task holds its mutex.
         unsafe { bindings::vcpu_load(vcpu.as_raw()) };
@@ -122,6 +124,7 @@ impl<'a> Deref for LoadedVcpu<'a> {
 }
 
 impl Drop for LoadedVcpu<'_> {
+    #[inline]
     fn drop(&mut self) {
         // SAFETY: By the type invariant the vCPU is loaded.
         unsafe { bindings::vcpu_put(self.vcpu.as_raw()) };

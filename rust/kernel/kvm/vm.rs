@@ -59,11 +59,4 @@ impl Vm {
     pub fn lock(&self) -> VmLocked<'_> {
         VmLocked::new(self)
     }
-
-    /// Marks the VM as broken by a bug of KVM: each later ioctl and each entry of a vCPU fails with
-    /// `EIO`.
-    pub fn mark_bugged(&self) {
-        // SAFETY: By the type invariant the VM is alive.
-        unsafe { bindings::kvm_vm_bugged(self.as_raw()) };
-    }
 }

@@ -229,10 +229,6 @@ pub unsafe fn vcpu_load(vcpu: *mut kvm_vcpu) {
 
 pub unsafe fn vcpu_put(_vcpu: *mut kvm_vcpu) {}
 
-pub unsafe fn kvm_vm_bugged(_kvm: *mut kvm) {
-    panic!("the VM is marked as broken");
-}
-
 pub type populate_fn = unsafe extern "C" fn(
     kvm: *mut kvm,
     gfn: gfn_t,

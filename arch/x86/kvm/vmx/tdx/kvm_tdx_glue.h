@@ -50,6 +50,11 @@ void tdx_rust_unlock_module(void)
 	mutex_unlock(&tdx_lock);
 }
 
+void tdx_rust_vm_bugged(struct kvm *kvm)
+{
+	kvm_vm_bugged(kvm);
+}
+
 /* What TDX_BUG_ON() does once it has found an error, for all callers in Rust. */
 void tdx_rust_seamcall_failed(struct kvm *kvm, const char *name, u64 err,
 			      int nr_details, u64 detail1, u64 detail2)

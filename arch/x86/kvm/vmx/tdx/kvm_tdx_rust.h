@@ -19,6 +19,7 @@ bool tdx_rust_serves(void);
 const struct tdx_sys_info *tdx_rust_sysinfo(void);
 void tdx_rust_lock_module(void);
 void tdx_rust_unlock_module(void);
+void tdx_rust_vm_bugged(struct kvm *kvm);
 void tdx_rust_seamcall_failed(struct kvm *kvm, const char *name, u64 err,
 			      int nr_details, u64 detail1, u64 detail2);
 int tdx_rust_package_id(int cpu);

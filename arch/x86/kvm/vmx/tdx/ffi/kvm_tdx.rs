@@ -133,6 +133,13 @@ impl KvmTdx {
         unsafe { (*self.as_raw()).kvm.arch.bus_lock_detection_enabled }
     }
 
+    /// Marks the VM as broken by a bug of KVM: each later ioctl and each entry of a vCPU fails with
+    /// `EIO`.
+    pub(crate) fn mark_bugged(&self) {
+        // SAFETY: The VM is alive.
+        unsafe { bindings::tdx_rust_vm_bugged(self.deref().as_raw()) };
+    }
+
     /// Returns the TD of a vCPU that is known to be one of a TD.
     pub(crate) fn of_td_vcpu(vcpu: &Vcpu) -> &Self {
         // SAFETY: The VM is alive as long as the vCPU. It is a TD: the callers are the values that
