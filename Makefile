@@ -5,6 +5,14 @@
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
+# LINUX=7.2: a kernel by its number has a build folder of its own.
+SERIES := $(filter 7.%,$(LINUX))
+ifneq ($(SERIES),$(BUILD_FOR))
+Makefile: ;
+%:
+	@scripts/for-kernel $(SERIES) $(MAKE) $@
+else
+
 MACHINE ?= bochs
 KERNEL := scripts/kernel --if-changed machine machine overlay
 
@@ -148,11 +156,13 @@ distclean:
 ## this list
 help:
 	@echo 'make run is the place to start. Needs root and a Debian; the cache is'
-	@echo '$${KVM_TDX_CACHE:-~/.cache/kvm-tdx-rust}. Variables: LINUX=<kernel tree or tarball>,'
+	@echo '$${KVM_TDX_CACHE:-~/.cache/kvm-tdx-rust}. Variables: LINUX=<kernel tree, tarball or 7.2>,'
 	@echo 'FIRMWARE=<TDVF file>, JOBS=<number>.'
 	@echo
 	@awk '/^## /{ text = substr($$0, 4) } /^[a-z-]+:/ { if (text) printf "  %-14s %s\n", substr($$1, 1, index($$1, ":") - 1), text; text = "" }' $(MAKEFILE_LIST)
 
-.PHONY: machine-usable run test shell trace bench kernel kunit kselftest faults sanitize all-checks host-test golden conformance fuzz coverage fuzz-core docs-leaves compile-fail mutants variants prepare payload tdxvm source-update clean distclean help docs-unsafe doc patches patches-build
+.PHONY: machine-usable run test shell trace bench kernel kunit kselftest faults sanitize all-checks host-test golden conformance fuzz coverage fuzz-core docs-leaves compile-fail mutants variants matrix prepare payload tdxvm source-update clean distclean help docs-unsafe doc patches patches-build
 
 export MACHINE LINUX FIRMWARE JOBS FILTER TESTS VECTORS REPEAT
+
+endif

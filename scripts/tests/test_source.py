@@ -37,11 +37,11 @@ class Source(unittest.TestCase):
         for part in parts:
             self.assertIn(part, done.stderr)
 
-    def test_the_fallback_is_known_and_refused_for_now(self):
-        self.refused(self.tree("7.2.13"), "is Linux 7.2.13", "not yet ported", "supported: 7.3")
-
     def test_other_versions(self):
-        self.refused(self.tree("6.12.1"), "is Linux 6.12.1", "supported: 7.3", "LINUX=")
+        self.refused(self.tree("6.12.1"), "is Linux 6.12.1", "supported: 7.3 7.2", "LINUX=")
+
+    def test_another_series(self):
+        self.refused("7.1", "LINUX=7.1", "supported: 7.3 7.2")
 
     def test_a_tree_that_was_built_in(self):
         tree = self.tree("7.3.4")
@@ -52,7 +52,7 @@ class Source(unittest.TestCase):
         self.refused(self.base, "is not a kernel tree")
 
     def test_nothing_there(self):
-        self.refused(self.base / "gone", "neither a folder nor a file")
+        self.refused(self.base / "gone", "neither a folder nor a file, nor a series")
 
     def test_no_tarball(self):
         (self.base / "kernel.txt").write_text("x")

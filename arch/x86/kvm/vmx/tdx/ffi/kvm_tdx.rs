@@ -267,6 +267,11 @@ impl Td<'_, Initialized> {
             return Err(EIO);
         }
 
+        // Where a region may lack a source; see `CONFIG_KVM_INTEL_TDX_SOURCE_REQUIRED`.
+        if page.src_page().is_null() {
+            return Err(Error::from_errno(-(bindings::EOPNOTSUPP as c_int)));
+        }
+
         *src = page.src_page();
         // SAFETY: The vCPU is loaded. `page` shows that `slots_lock` and the lock of the file are
         // held.

@@ -50,6 +50,7 @@ const MEASURE_MEMORY_REGION: u32 = 1 << 0;
 /// - `EINTR`: a signal is pending.
 /// - `ENOMEM`: no memory.
 /// - `EIO`: a page is there already.
+/// - `EOPNOTSUPP`: the region has no source, and this kernel does not look at that first.
 #[inline(never)]
 pub(super) fn init_mem_region(
     td: &Td<'_, Initialized>,
@@ -85,7 +86,7 @@ fn is_valid(kvm_tdx: &KvmTdx, region: &Region) -> bool {
     let end = start.wrapping_add(region.nr_pages() << PAGE_SIZE_U64.ilog2());
 
     is_aligned(region.source())
-        && region.source() != 0
+        && (region.source() != 0 || !cfg!(CONFIG_KVM_INTEL_TDX_SOURCE_REQUIRED))
         && is_aligned(start)
         && region.nr_pages() != 0
         && end > start

@@ -91,6 +91,15 @@ fn configure(td: &Td<'_, Initialized>, vcpu: &LoadedTdVcpu<'_>) {
         PIN_BASED_POSTED_INTR,
     );
 
+    if cfg!(CONFIG_KVM_INTEL_TDX_OPTIONAL_EXITS) {
+        configure_optional_exits(td, vcpu);
+    }
+}
+
+/// Sets the VMCS fields for the exits that user space has asked for.
+fn configure_optional_exits(td: &Td<'_, Initialized>, vcpu: &LoadedTdVcpu<'_>) {
+    let set_bit = |field, bit| td.vmcs_write(vcpu, field, bit, bit);
+
     if let Some(window) = td.kvm_tdx().notify_window() {
         set_bit(
             bindings::vmcs_field_SECONDARY_VM_EXEC_CONTROL,
