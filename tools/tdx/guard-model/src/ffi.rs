@@ -85,10 +85,18 @@ impl KvmTdx {
         }
     }
 
-    /// TDH.MEM.RANGE.BLOCK and MEM.PAGE.REMOVE of a page, if there is one.
+    /// TDH.MEM.RANGE.BLOCK and MEM.PAGE.REMOVE of the page, if it is there.
     pub(crate) fn unmap(&self) {
         assert!(ledger::holds(Lock::Mmu));
         if ledger::shared(|shared| mem::take(&mut shared.mapped)) {
+            ledger::seamcall(Mode::Shared);
+        }
+    }
+
+    /// The same of a page of another guest_memfd.
+    pub(crate) fn unmap_elsewhere(&self) {
+        assert!(ledger::holds(Lock::Mmu));
+        if ledger::shared(|shared| mem::take(&mut shared.mapped_elsewhere)) {
             ledger::seamcall(Mode::Shared);
         }
     }
@@ -128,6 +136,12 @@ fn change(guard: &TdxVmStateGuard<'_>, mode: Mode) {
     ledger::seamcall(mode);
 }
 
+/// The same for a leaf that takes the TDR exclusive once the MMU may work on the TD.
+fn change_alone(guard: &TdxVmStateGuard<'_>, _mmu: &MmuWriteLocked<'_>) {
+    ledger::expect_held(Lock::Mmu);
+    change(guard, Mode::Exclusive);
+}
+
 impl Td<'_, Uninitialized> {
     /// TDH.MNG.CREATE to MNG.INIT.
     pub(crate) fn init(self) {
@@ -140,12 +154,7 @@ impl Td<'_, Initialized> {
     /// TDH.VP.CREATE, VP.ADDCX, and VP.INIT of a module that takes the TDR exclusive for it.
     pub(crate) fn init_vcpu(&self, _vcpu: &LoadedTdVcpu<'_>) {
         change(self.guard(), Mode::Shared);
-        self.vp_init(&self.guard().lock_mmu_for_write());
-    }
-
-    fn vp_init(&self, _mmu: &MmuWriteLocked<'_>) {
-        ledger::expect_held(Lock::Mmu);
-        change(self.guard(), Mode::Exclusive);
+        change_alone(self.guard(), &self.guard().lock_mmu_for_write());
     }
 
     /// TDH.MEM.PAGE.ADD and MR.EXTEND of a page of guest_memfd.
@@ -154,13 +163,17 @@ impl Td<'_, Initialized> {
 
         kvm_tdx.c().file_lock.lock();
         kvm_tdx.map();
-        change(self.guard(), Mode::Exclusive);
+        change_alone(self.guard(), &self.guard().lock_mmu_for_write());
+        assert!(
+            ledger::shared(|shared| shared.mapped),
+            "TDH.MR.EXTEND finds no page"
+        );
         kvm_tdx.c().file_lock.unlock();
     }
 
     /// TDH.MR.FINALIZE.
     pub(crate) fn finalize(self) {
-        change(self.guard(), Mode::Exclusive);
+        change_alone(self.guard(), &self.guard().lock_mmu_for_write());
         ledger::shared(|shared| shared.state = State::Runnable);
     }
 }

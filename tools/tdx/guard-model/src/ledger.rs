@@ -65,8 +65,10 @@ pub struct Shared {
     pub half_created: usize,
     /// What the TD has come to.
     pub state: State,
-    /// Whether a page is mapped into the TD.
+    /// Whether the page that KVM_TDX_INIT_MEM_REGION adds is mapped into the TD.
     pub mapped: bool,
+    /// Whether a page of another guest_memfd is.
+    pub mapped_elsewhere: bool,
     /// How many threads have the VM open.
     pub users: usize,
     /// Whether a thread has died of a signal.

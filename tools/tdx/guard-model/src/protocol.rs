@@ -66,7 +66,7 @@ pub enum Act {
 
 impl Act {
     /// Returns all there are on a VM with so many vCPUs, but for [`Act::RunUntilKilled`], which would
-    /// wait in vain unless another is [`Act::Killed`], and [`Act::PunchHoleElsewhere`].
+    /// wait in vain unless another is [`Act::Killed`].
     pub fn all(vcpus: usize) -> Vec<Self> {
         let mut acts = vec![
             Self::InitVm,
@@ -75,6 +75,7 @@ impl Act {
             Self::CreateVcpuInTwo,
             Self::ChangeSlot,
             Self::PunchHole,
+            Self::PunchHoleElsewhere,
         ];
 
         for vcpu in 0..vcpus {
@@ -144,6 +145,7 @@ pub fn check(scenario: &Scenario) -> Found {
                 true => State::Initialized,
             },
             mapped: initialized,
+            mapped_elsewhere: initialized,
             users: scenario.acts.len(),
             death: false,
         };
@@ -306,7 +308,7 @@ fn perform(kvm_tdx: &KvmTdx, act: Act) -> Result {
         }
         Act::PunchHoleElsewhere => {
             kvm.mmu_lock.lock();
-            kvm_tdx.unmap();
+            kvm_tdx.unmap_elsewhere();
             kvm.mmu_lock.unlock();
             Ok(())
         }

@@ -98,24 +98,30 @@ fn without_one_vcpu_mutex() {
     );
 }
 
-/// A memory slot goes away while the TD changes.
+/// A memory slot goes away while its memory is added and measured.
 #[test]
 fn without_slots_lock() {
-    let missing = "Slots is missing";
     expect(
         Flaw::NoSlotsLock,
-        0,
-        &[FinalizeVm, ChangeSlot],
-        missing,
-        RACE,
+        1,
+        &[InitMemRegion(0), ChangeSlot],
+        "Slots is missing",
+        "TDH.MR.EXTEND finds no page",
     );
 }
 
-/// guest_memfd punches a hole while a vCPU is initialised.
+/// guest_memfd punches a hole while a vCPU is initialised or the TD is finalised, or another
+/// guest_memfd than the one that is populated does while its memory is measured.
 #[test]
 fn without_mmu_lock() {
     let missing = "Mmu is missing";
-    expect(Flaw::NoMmuLock, 1, &[InitVcpu(0), PunchHole], missing, RACE);
+    for acts in [
+        [InitVcpu(0), PunchHole],
+        [FinalizeVm, PunchHole],
+        [InitMemRegion(0), PunchHoleElsewhere],
+    ] {
+        expect(Flaw::NoMmuLock, 1, &acts, missing, RACE);
+    }
 }
 
 /// The order of the first version of the guard: a vCPU's thread that wants `slots_lock` waits for the

@@ -26,8 +26,6 @@ fn every_scenario(vcpus: usize) -> Vec<Vec<Act>> {
             }
         }
     }
-    // The guard does not hold off a hole punch, see `a_hole_punched_during_finalize_races`.
-    scenarios.retain(|acts| !(acts.contains(&Act::FinalizeVm) && acts.contains(&Act::PunchHole)));
     scenarios
 }
 
@@ -146,28 +144,4 @@ fn a_half_created_vcpu_is_busy() {
         found.outcomes.into_iter().collect::<Vec<_>>(),
         [[Ok(()), Ok(())], [Err(EBUSY), Ok(())]]
     );
-}
-
-/// What the guard is not for, and leaves as it is in C: TDH.MR.FINALIZE takes the TDR exclusive while
-/// a hole is punched, under `mmu_lock` alone. KVM has made provisions on both sides.
-#[test]
-#[should_panic(expected = "two SEAMCALLs race")]
-fn a_hole_punched_during_finalize_races() {
-    check(&Scenario {
-        vcpus: 0,
-        acts: vec![Act::FinalizeVm, Act::PunchHole],
-        strict: true,
-    });
-}
-
-/// The same for TDH.MR.EXTEND and a file other than the one that is populated, whose lock would have
-/// held the hole punch off. KVM has made provisions on the side of the hole only.
-#[test]
-#[should_panic(expected = "two SEAMCALLs race")]
-fn a_hole_punched_elsewhere_races() {
-    check(&Scenario {
-        vcpus: 1,
-        acts: vec![Act::InitMemRegion(0), Act::PunchHoleElsewhere],
-        strict: true,
-    });
 }
