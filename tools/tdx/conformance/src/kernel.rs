@@ -543,20 +543,67 @@ pub const HOLDABLE: &[(u16, &str)] = &[
     (43, "VP.WR"),
 ];
 
-/// This kernel, its KVM and its emulated TDX module.
+/// What an emulated TDX module shows and does, and a real one does not.
+struct Emulator {
+    tracer: Tracer,
+    injections: Vec<(u16, Rc<Injection>)>,
+    tds: File,
+    accounting: File,
+    accounting_before: String,
+}
+
+impl Emulator {
+    /// Opens the files of the module, if it is one that has them.
+    fn open() -> Result<Option<Self>> {
+        if !Path::new(EMULATOR).is_dir() {
+            return Ok(None);
+        }
+        let mut injections = Vec::new();
+        for (leaf, name) in HOLDABLE {
+            injections.push((*leaf, Rc::new(Injection::of(name)?)));
+        }
+        let accounting = open(Path::new(EMULATOR).join("accounting"), false)?;
+        Ok(Some(Self {
+            tracer: Tracer::start(2048)?,
+            injections,
+            tds: open(Path::new(EMULATOR).join("tds"), false)?,
+            accounting_before: read_at_start(&accounting)?,
+            accounting,
+        }))
+    }
+
+    /// What the module shows of the only TD, without what differs each time.
+    fn describe_td(&self) -> Result<String> {
+        let text = read_at_start(&self.tds)?;
+        let fields: Vec<&str> = text
+            .split_whitespace()
+            .filter(|field| !field.starts_with("tdr=") && !field.starts_with("hkid="))
+            .collect();
+        Ok(fields.join(" "))
+    }
+
+    /// What changed in the module's accounting since the last time.
+    fn left(&mut self) -> Result<Vec<String>> {
+        let now = read_at_start(&self.accounting)?;
+        let before = std::mem::replace(&mut self.accounting_before, now);
+        let lines = self.accounting_before.lines().zip(before.lines());
+        Ok(lines
+            .filter(|(now, before)| now != before)
+            .map(|(now, before)| format!("{now} (was {before})"))
+            .collect())
+    }
+}
+
+/// This kernel, its KVM and its TDX module.
 pub struct Kernel {
     kvm: Kvm,
     pub offer: Offer,
     memories: [Memory; 2],
-    tracer: Tracer,
+    emulator: Option<Emulator>,
     workers: Option<[Worker; 2]>,
-    injections: Vec<(u16, Rc<Injection>)>,
     switch: File,
     served: Option<Server>,
-    tds: File,
-    accounting: File,
     group: Option<Group>,
-    accounting_before: String,
     _namesake: OwnedFd,
     /// Ticks that the steps of the last run took, and all of it.
     pub spent: Vec<u64>,
@@ -579,32 +626,35 @@ impl Kernel {
         }
         let offer = Self::ask_offer(&kvm)?;
         memory::map_common()?;
-        let mut injections = Vec::new();
-        for (leaf, name) in HOLDABLE {
-            injections.push((*leaf, Rc::new(Injection::of(name)?)));
-        }
-        let accounting = open(Path::new(EMULATOR).join("accounting"), false)?;
         let memories = [Memory::new(0)?, Memory::new(1)?];
-        let tracer = Tracer::start(2048)?;
+        let emulator = Emulator::open()?;
         let switch = open(TDX_RUST, true)?;
-        let tds = open(Path::new(EMULATOR).join("tds"), false)?;
         let group = Group::enter();
         Ok(Self {
             _namesake: namesake(&kvm)?,
             kvm,
             offer,
             memories,
-            tracer,
+            emulator,
             workers: None,
-            injections,
             switch,
             served: None,
-            tds,
-            accounting_before: read_at_start(&accounting)?,
-            accounting,
             group,
             spent: Vec::new(),
         })
+    }
+
+    /// Says what cannot be compared here.
+    pub fn blind_to(&self) -> Vec<&'static str> {
+        let mut missing = Vec::new();
+        if self.emulator.is_none() {
+            missing
+                .push("SEAMCALLs, MRTD and the module's pages: the TDX module is no emulated one");
+        }
+        if self.group.is_none() {
+            missing.push("charges for TDs: there is no misc cgroup that counts them");
+        }
+        missing
     }
 
     /// Finds out what a TD can be given.
@@ -819,7 +869,10 @@ impl Kernel {
         let result = self.run_steps(program, server, &mut fds);
         // Whatever went wrong, nothing stays.
         let began = ticks();
-        let td = self.describe_td()?;
+        let td = match &self.emulator {
+            Some(emulator) => emulator.describe_td()?,
+            None => String::new(),
+        };
         for number in 0..fds.vcpus.len() {
             close_if(fds.take(On::Vcpu(number as u8)));
         }
@@ -907,10 +960,11 @@ impl Kernel {
             Some(Hold::Seamcall(leaf)) => {
                 // Who looks on must not be on the processor that is held.
                 pin(usize::from(1 - (step.thread & 1)))?;
-                self.injections
-                    .iter()
-                    .find(|(number, _)| *number == leaf)
+                let injections = self.emulator.iter().flat_map(|module| &module.injections);
+                injections
+                    .filter(|(number, _)| *number == leaf)
                     .map(|(_, injection)| Rc::clone(injection))
+                    .next()
             }
             _ => None,
         };
@@ -1011,7 +1065,10 @@ impl Kernel {
         times: &[u64],
         began: u64,
     ) -> Result<()> {
-        let seamcalls = self.tracer.take()?;
+        let Some(emulator) = &mut self.emulator else {
+            return Ok(());
+        };
+        let seamcalls = emulator.tracer.take()?;
         let mut names = Names::default();
         let mut rest = &seamcalls[..];
         for index in 0..record.steps.len() {
@@ -1039,26 +1096,12 @@ impl Kernel {
         Ok(())
     }
 
-    /// What the module shows of the only TD, without what differs each time.
-    fn describe_td(&self) -> Result<String> {
-        let text = read_at_start(&self.tds)?;
-        let fields: Vec<&str> = text
-            .split_whitespace()
-            .filter(|field| !field.starts_with("tdr=") && !field.starts_with("hkid="))
-            .collect();
-        Ok(fields.join(" "))
-    }
-
     /// What a program left behind: what changed in the module's accounting, and charges.
     fn left(&mut self) -> Result<String> {
-        let mut left = Vec::new();
-        let accounting = read_at_start(&self.accounting)?;
-        for (now, before) in accounting.lines().zip(self.accounting_before.lines()) {
-            if now != before {
-                left.push(format!("{now} (was {before})"));
-            }
-        }
-        self.accounting_before = accounting;
+        let mut left = match &mut self.emulator {
+            Some(emulator) => emulator.left()?,
+            None => Vec::new(),
+        };
         if let Some(group) = &mut self.group {
             let charge = group.charge()?;
             if charge != 0 {
