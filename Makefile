@@ -60,13 +60,13 @@ faults: prepare
 	@scripts/kselftest
 	@scripts/faults --stride $(or $(STRIDE),1)
 
-## the selftests in kernels with KASAN, UBSAN, kmemleak, KCSAN, lockdep (KERNELS="kasan kcsan lockdep")
+## the selftests in kernels with KASAN, UBSAN, kmemleak, KCSAN, lockdep, goes on where it was stopped (KERNELS="kasan kcsan")
 sanitize: prepare
 	@scripts/sanitize $(KERNELS)
 
-## every check there is, short and long
-all-checks:
-	@scripts/all-checks
+## every check there is, short and long, goes on where it was stopped (CHECKS="faults fuzz", FRESH=1)
+all-checks: prepare
+	@scripts/all-checks $(if $(FRESH),--fresh) $(CHECKS)
 
 ## host-side tests: the emulated module's core, tdxvm
 host-test: prepare
@@ -147,7 +147,7 @@ source-update:
 
 ## remove what was built
 clean:
-	rm -rf build/obj build/mutants build/machine build/payload build/cargo build/coverage build/fuzz build/cargo-static build/patches build/series build/series-trees build/doc build/report build/faults build/log
+	rm -rf build/obj build/mutants build/machine build/payload build/cargo build/coverage build/fuzz build/cargo-static build/patches build/series build/series-trees build/doc build/report build/faults build/sanitize build/fuzz-kvm build/all-checks build/log
 
 ## remove build/ wholly; the cache (toolchain, sources) stays
 distclean:
