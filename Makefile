@@ -76,6 +76,12 @@ host-test: prepare
 golden: prepare
 	@scripts/test-group golden
 
+## a check for a machine with TDX, to be copied there: build/tdx-check.tar.gz
+tdx-check: prepare payload
+	@$(KERNEL)
+	@scripts/kselftest
+	@scripts/tdx-check-pack
+
 ## generated programs of ioctls through C and through Rust (PROGRAMS=n, REPLAY=seed or file)
 conformance: prepare payload
 	@$(KERNEL)
@@ -161,7 +167,7 @@ help:
 	@echo
 	@awk '/^## /{ text = substr($$0, 4) } /^[a-z-]+:/ { if (text) printf "  %-14s %s\n", substr($$1, 1, index($$1, ":") - 1), text; text = "" }' $(MAKEFILE_LIST)
 
-.PHONY: machine-usable run test shell trace bench kernel kunit kselftest faults sanitize all-checks host-test golden conformance fuzz coverage fuzz-core docs-leaves compile-fail mutants variants matrix prepare payload tdxvm source-update clean distclean help docs-unsafe doc patches patches-build
+.PHONY: machine-usable run test shell trace bench kernel kunit kselftest faults sanitize all-checks host-test golden conformance tdx-check fuzz coverage fuzz-core docs-leaves compile-fail mutants variants matrix prepare payload tdxvm source-update clean distclean help docs-unsafe doc patches patches-build
 
 export MACHINE LINUX FIRMWARE JOBS FILTER TESTS VECTORS REPEAT
 
