@@ -4,9 +4,10 @@
 
 use crate::module::{
     Event,
+    FoundPage,
+    FoundWord,
     GuestExit,
     GuestVcpu,
-    HostMsrs,
     KeyPartition,
     KeyProgram,
     LockRecord,
@@ -55,6 +56,19 @@ pub struct Config {
     pub tsc_hz: u64,
     /// The native CPUID.
     pub cpuid: fn(u32, u32) -> [u32; 4],
+}
+
+/// The model-specific registers of the processors, and what goes with them.
+#[derive(Clone, Copy, Debug)]
+pub struct HostMsrs {
+    /// `IA32_TSC_ADJUST`.
+    pub tsc_adjust: u64,
+    /// `IA32_MISC_ENABLE`.
+    pub misc_enable: u64,
+    /// `IA32_ARCH_CAPABILITIES`.
+    pub arch_capabilities: u64,
+    /// The bits of `XCR0` and of `IA32_XSS` that there are.
+    pub xfam: u64,
 }
 
 /// What tests change about a machine.
@@ -140,7 +154,6 @@ impl Machine {
             tsc_adjust: 0,
             misc_enable: 0x4_0001,
             arch_capabilities: 0x138_fdfb,
-            has_tsx_ctrl: true,
             xfam: 0x6_dbe7,
         };
         Self {
@@ -318,6 +331,72 @@ pub struct Lp<'a> {
     index: u32,
 }
 
+/// A page that the module found: the module must access no other through it.
+#[derive(Clone, Copy)]
+pub struct Page<'a> {
+    machine: &'a Machine,
+    frame: u64,
+}
+
+impl<'a> FoundPage for Page<'a> {
+    type Word = Word<'a>;
+
+    fn word(self, pa: u64) -> Word<'a> {
+        let Self { machine, frame } = self;
+        assert_eq!(pa / PAGE as u64, frame, "{pa:#x} is in another page");
+        Word { machine, pa }
+    }
+}
+
+/// A word of such a page.
+#[derive(Clone, Copy)]
+pub struct Word<'a> {
+    machine: &'a Machine,
+    pa: u64,
+}
+
+impl FoundWord for Word<'_> {
+    fn load(self) -> u64 {
+        let Self { machine, pa } = self;
+        let mut value = machine.with_page(pa, |page| *word(page, pa));
+        machine.translate(pa, &mut value);
+        u64::from_le_bytes(value)
+    }
+
+    fn store(self, value: u64) {
+        let Self { machine, pa } = self;
+        let mut value = value.to_le_bytes();
+        machine.translate(pa, &mut value);
+        machine.with_page(pa, |page| *word(page, pa) = value);
+    }
+
+    fn cas(self, current: u64, new: u64) -> Result<u64, u64> {
+        let Self { machine, pa } = self;
+        machine.with_page(pa, |page| {
+            let word = word(page, pa);
+            machine.translate(pa, word);
+            let value = u64::from_le_bytes(*word);
+            if value == current {
+                *word = new.to_le_bytes();
+            }
+            machine.translate(pa, word);
+            (value == current).then_some(value).ok_or(value)
+        })
+    }
+
+    fn fetch_add(self, delta: u64) -> u64 {
+        let Self { machine, pa } = self;
+        machine.with_page(pa, |page| {
+            let word = word(page, pa);
+            machine.translate(pa, word);
+            let value = u64::from_le_bytes(*word);
+            *word = value.wrapping_add(delta).to_le_bytes();
+            machine.translate(pa, word);
+            value
+        })
+    }
+}
+
 fn word(page: &mut [u8; PAGE], pa: u64) -> &mut [u8; 8] {
     assert_eq!(pa % 8, 0, "unaligned access to {pa:#x}");
     let offset = pa as usize % PAGE;
@@ -330,30 +409,17 @@ fn part(page: &mut [u8; PAGE], pa: u64, len: usize) -> &mut [u8] {
     &mut page[offset..offset + len]
 }
 
-impl Platform for Lp<'_> {
-    fn read64(&self, pa: u64) -> u64 {
-        let mut value = self.machine.with_page(pa, |page| *word(page, pa));
-        self.machine.translate(pa, &mut value);
-        u64::from_le_bytes(value)
-    }
+impl<'a> Platform for Lp<'a> {
+    type Page<'p>
+        = Page<'a>
+    where
+        Self: 'p;
 
-    fn write64(&self, pa: u64, value: u64) {
-        let mut value = value.to_le_bytes();
-        self.machine.translate(pa, &mut value);
-        self.machine.with_page(pa, |page| *word(page, pa) = value);
-    }
-
-    fn cas64(&self, pa: u64, current: u64, new: u64) -> Result<u64, u64> {
-        self.machine.with_page(pa, |page| {
-            let word = word(page, pa);
-            self.machine.translate(pa, word);
-            let value = u64::from_le_bytes(*word);
-            if value == current {
-                *word = new.to_le_bytes();
-            }
-            self.machine.translate(pa, word);
-            (value == current).then_some(value).ok_or(value)
-        })
+    fn page(&self, pa: u64) -> Page<'a> {
+        Page {
+            machine: self.machine,
+            frame: pa / PAGE as u64,
+        }
     }
 
     fn read(&self, pa: u64, buffer: &mut [u8]) {
@@ -456,8 +522,18 @@ impl Platform for Lp<'_> {
         (self.machine.config.cpuid)(leaf, subleaf)
     }
 
-    fn msrs(&self) -> HostMsrs {
-        self.machine.conditions().msrs
+    fn rdmsr(&self, msr: u32) -> u64 {
+        let msrs = self.machine.conditions().msrs;
+        match msr {
+            0x3b => msrs.tsc_adjust,
+            0x10a => msrs.arch_capabilities,
+            0x1a0 => msrs.misc_enable,
+            _ => 0,
+        }
+    }
+
+    fn xfam(&self) -> u64 {
+        self.machine.conditions().msrs.xfam
     }
 
     fn sha384_blocks(&self, state: &mut [u64; 8], blocks: &[u8]) {
@@ -477,6 +553,10 @@ impl Platform for Lp<'_> {
     }
 
     fn has_local_attestation(&self) -> bool {
+        true
+    }
+
+    fn runs_guests(&self) -> bool {
         true
     }
 

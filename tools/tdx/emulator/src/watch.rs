@@ -3,12 +3,17 @@
 //! A processor whose accesses to memory are watched.
 
 use crate::{
-    machine::Lp,
+    machine::{
+        Lp,
+        Page,
+        Word, //
+    },
     module::{
         Event,
+        FoundPage,
+        FoundWord,
         GuestExit,
         GuestVcpu,
-        HostMsrs,
         KeyPartition,
         KeyProgram,
         MemoryRange,
@@ -34,20 +39,67 @@ pub struct Watched<'a, W> {
     pub watch: W,
 }
 
+/// A page, or a word of one, and who is told of accesses.
+pub struct WatchedMemory<'a, T, W> {
+    memory: T,
+    watch: &'a W,
+    pa: u64,
+}
+
+impl<T: Copy, W> Clone for WatchedMemory<'_, T, W> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T: Copy, W> Copy for WatchedMemory<'_, T, W> {}
+
+impl<'a, W: Watch> FoundPage for WatchedMemory<'a, Page<'a>, W> {
+    type Word = WatchedMemory<'a, Word<'a>, W>;
+
+    fn word(self, pa: u64) -> Self::Word {
+        WatchedMemory {
+            memory: self.memory.word(pa),
+            watch: self.watch,
+            pa,
+        }
+    }
+}
+
+impl<W: Watch> FoundWord for WatchedMemory<'_, Word<'_>, W> {
+    fn load(self) -> u64 {
+        self.watch.access(self.pa, 8, false);
+        self.memory.load()
+    }
+
+    fn store(self, value: u64) {
+        self.watch.access(self.pa, 8, true);
+        self.memory.store(value);
+    }
+
+    fn cas(self, current: u64, new: u64) -> Result<u64, u64> {
+        self.watch.access(self.pa, 8, true);
+        self.memory.cas(current, new)
+    }
+
+    fn fetch_add(self, delta: u64) -> u64 {
+        self.watch.access(self.pa, 8, true);
+        self.memory.fetch_add(delta)
+    }
+}
+
 impl<W: Watch> Platform for Watched<'_, W> {
-    fn read64(&self, pa: u64) -> u64 {
-        self.watch.access(pa, 8, false);
-        self.lp.read64(pa)
-    }
+    type Page<'p>
+        = WatchedMemory<'p, Page<'p>, W>
+    where
+        Self: 'p;
 
-    fn write64(&self, pa: u64, value: u64) {
-        self.watch.access(pa, 8, true);
-        self.lp.write64(pa, value);
-    }
-
-    fn cas64(&self, pa: u64, current: u64, new: u64) -> Result<u64, u64> {
-        self.watch.access(pa, 8, true);
-        self.lp.cas64(pa, current, new)
+    fn page(&self, pa: u64) -> Self::Page<'_> {
+        WatchedMemory {
+            memory: self.lp.page(pa),
+            watch: &self.watch,
+            pa,
+        }
     }
 
     fn read(&self, pa: u64, buffer: &mut [u8]) {
@@ -124,8 +176,12 @@ impl<W: Watch> Platform for Watched<'_, W> {
         self.lp.cpuid(leaf, subleaf)
     }
 
-    fn msrs(&self) -> HostMsrs {
-        self.lp.msrs()
+    fn rdmsr(&self, msr: u32) -> u64 {
+        self.lp.rdmsr(msr)
+    }
+
+    fn xfam(&self) -> u64 {
+        self.lp.xfam()
     }
 
     fn sha384_blocks(&self, state: &mut [u64; 8], blocks: &[u8]) {
@@ -138,6 +194,10 @@ impl<W: Watch> Platform for Watched<'_, W> {
 
     fn interrupt_pending(&self) -> bool {
         self.lp.interrupt_pending()
+    }
+
+    fn runs_guests(&self) -> bool {
+        self.lp.runs_guests()
     }
 
     fn enter_guest(&self, vcpu: &GuestVcpu) -> GuestExit {

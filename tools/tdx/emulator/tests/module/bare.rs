@@ -15,10 +15,10 @@ use tdx_emulator_host::{
     },
     machine::{
         self,
-        Lp, //
+        Lp,
+        Page, //
     },
     module::{
-        HostMsrs,
         KeyPartition,
         LeafInfo,
         MemoryRange,
@@ -32,17 +32,14 @@ use tdx_emulator_host::{
 /// A processor without anything that a platform may leave out.
 struct Bare<'a>(Lp<'a>);
 
-impl Platform for Bare<'_> {
-    fn read64(&self, pa: u64) -> u64 {
-        self.0.read64(pa)
-    }
+impl<'a> Platform for Bare<'a> {
+    type Page<'p>
+        = Page<'a>
+    where
+        Self: 'p;
 
-    fn write64(&self, pa: u64, value: u64) {
-        self.0.write64(pa, value);
-    }
-
-    fn cas64(&self, pa: u64, current: u64, new: u64) -> Result<u64, u64> {
-        self.0.cas64(pa, current, new)
+    fn page(&self, pa: u64) -> Page<'a> {
+        self.0.page(pa)
     }
 
     fn read(&self, pa: u64, buffer: &mut [u8]) {
@@ -105,8 +102,12 @@ impl Platform for Bare<'_> {
         self.0.cpuid(leaf, subleaf)
     }
 
-    fn msrs(&self) -> HostMsrs {
-        self.0.msrs()
+    fn rdmsr(&self, msr: u32) -> u64 {
+        self.0.rdmsr(msr)
+    }
+
+    fn xfam(&self) -> u64 {
+        self.0.xfam()
     }
 
     fn sha384_blocks(&self, state: &mut [u64; 8], blocks: &[u8]) {

@@ -216,10 +216,12 @@ fn cpuid() {
     // HLE without RTM.
     let rcx = td.refuses(&[(at::cpuid(5, 1), 1 << 4, 4)], refused);
     assert_eq!(rcx, 0);
+    // IA32_ARCH_CAPABILITIES: there is IA32_TSX_CTRL.
+    const TSX_CTRL: u64 = 1 << 7;
     let tsx = (at::cpuid(5, 1), 1 << 4 | 1 << 11, 4);
-    td.host.machine.conditions().msrs.has_tsx_ctrl = false;
+    td.host.machine.conditions().msrs.arch_capabilities &= !TSX_CTRL;
     td.refuses(&[tsx], Status::INCORRECT_MSR_VALUE.detail(0x10a));
-    td.host.machine.conditions().msrs.has_tsx_ctrl = true;
+    td.host.machine.conditions().msrs.arch_capabilities |= TSX_CTRL;
     td.accepts(&[tsx, (at::cpuid(0, 0), 0x8_06f8, 4)]);
 }
 

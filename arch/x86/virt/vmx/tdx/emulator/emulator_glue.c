@@ -338,7 +338,7 @@ static int __init tdx_emulator_init(void)
 	if (own_keyids)
 		pr_info("MSR 0x87 has no KeyIDs, these are the emulator's own\n");
 
-	ret = tdx_emulator_memory_init(!plain);
+	ret = tdx_emulator_memory_init();
 	if (ret) {
 		pr_err("not started: %s\n", ret == -ENOMEM ? "out of memory" :
 		       "more than " __stringify(TDX_EMULATOR_NR_CMRS) " ranges of RAM");

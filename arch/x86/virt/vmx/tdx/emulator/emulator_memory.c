@@ -15,42 +15,20 @@
 
 #include "tdx_emulator.h"
 
-struct ram_range {
-	u64 base;
-	u64 end;
-	struct tdx_emulator_page *pages;	/* NULL: they are not watched */
-};
-
-/* RAM in ascending order, written once before the first SEAMCALL. */
-static struct ram_range ram[TDX_EMULATOR_NR_CMRS] __ro_after_init;
+struct tdx_emulator_ram tdx_emulator_ram[TDX_EMULATOR_NR_CMRS] __ro_after_init;
 static unsigned int nr_ram __ro_after_init;
 
-/*
- * The direct map's address of the page that @pa lies in, or NULL if that is not
- * RAM or currently not mapped (DEBUG_PAGEALLOC, memfd_secret).  A TDX module is
- * handed addresses by its host and has to survive all of them.
- *
- * A fault on a kernel address goes straight to the exception table, so there is
- * no need for pagefault_disable().
- */
-void *tdx_emulator_ram_page(u64 pa, struct tdx_emulator_page **page)
+/* The direct map's address of @pa, or NULL if that is not RAM. */
+static void *ram_va(u64 pa)
 {
+	struct tdx_emulator_ram *ram = tdx_emulator_ram;
 	unsigned int i;
-	void *va;
-	u8 probe;
 
 	for (i = 0; i < nr_ram; i++) {
-		if (pa < ram[i].base || pa >= ram[i].end)
-			continue;
-		va = __va(pa & PAGE_MASK);
-		__get_kernel_nofault(&probe, va, u8, unmapped);
-		*page = NULL;
-		if (ram[i].pages)
-			*page = ram[i].pages + PHYS_PFN(pa - ram[i].base);
-		return va;
+		if (pa - ram[i].base < ram[i].size)
+			return ram[i].va + (pa - ram[i].base);
 	}
 
-unmapped:
 	return NULL;
 }
 
@@ -60,46 +38,50 @@ unmapped:
  */
 bool tdx_emulator_cmr(size_t index, u64 *base, u64 *size)
 {
+	struct tdx_emulator_ram *ram = tdx_emulator_ram;
 	unsigned int i;
 
 	for (i = 0; i < nr_ram; i++) {
 		u64 start = max_t(u64, ram[i].base, SZ_1M);
+		u64 end = ram[i].base + ram[i].size;
 
-		if (start >= ram[i].end)
+		if (start >= end)
 			continue;
 		if (index--)
 			continue;
 		*base = start;
-		*size = ram[i].end - start;
+		*size = end - start;
 		return true;
 	}
 
 	return false;
 }
 
-int __init tdx_emulator_memory_init(bool watched)
+int __init tdx_emulator_memory_init(void)
 {
+	struct tdx_emulator_ram *ram = tdx_emulator_ram;
 	unsigned long start_pfn, end_pfn;
 	unsigned int i;
 	int nid;
 
 	for_each_mem_pfn_range(nid, MAX_NUMNODES, &start_pfn, &end_pfn, NULL) {
 		u64 base = PFN_PHYS(start_pfn);
-		u64 end = PFN_PHYS(end_pfn);
+		u64 size = PFN_PHYS(end_pfn) - base;
 
-		if (nr_ram && ram[nr_ram - 1].end == base) {
-			ram[nr_ram - 1].end = end;
+		if (nr_ram && base - ram[nr_ram - 1].base == ram[nr_ram - 1].size) {
+			ram[nr_ram - 1].size += size;
 			continue;
 		}
 		if (nr_ram == TDX_EMULATOR_NR_CMRS)
 			return -E2BIG;
 		ram[nr_ram].base = base;
-		ram[nr_ram].end = end;
+		ram[nr_ram].size = size;
+		ram[nr_ram].va = __va(base);
 		nr_ram++;
 	}
 
-	for (i = 0; watched && i < nr_ram; i++) {
-		ram[i].pages = vcalloc(PHYS_PFN(ram[i].end - ram[i].base),
+	for (i = 0; i < nr_ram; i++) {
+		ram[i].pages = vcalloc(PHYS_PFN(ram[i].size),
 				       sizeof(*ram[i].pages));
 		if (!ram[i].pages)
 			return -ENOMEM;
@@ -112,13 +94,12 @@ int __init tdx_emulator_memory_init(bool watched)
 static ssize_t memory_read(struct file *file, char __user *buf, size_t len,
 			   loff_t *ppos)
 {
-	struct tdx_emulator_page *unused;
 	u8 bytes[64];
 	void *va;
 
 	len = min3(len, sizeof(bytes), PAGE_SIZE - offset_in_page(*ppos));
-	va = tdx_emulator_ram_page(*ppos, &unused);
-	if (!va || copy_from_kernel_nofault(bytes, va + offset_in_page(*ppos), len))
+	va = ram_va(*ppos);
+	if (!va || copy_from_kernel_nofault(bytes, va, len))
 		return -EIO;
 	if (copy_to_user(buf, bytes, len))
 		return -EFAULT;
@@ -130,19 +111,18 @@ static ssize_t memory_read(struct file *file, char __user *buf, size_t len,
 static ssize_t memory_write(struct file *file, const char __user *buf,
 			    size_t len, loff_t *ppos)
 {
-	struct tdx_emulator_page *unused;
 	u8 bytes[64];
 	void *va;
 
 	len = min3(len, sizeof(bytes), PAGE_SIZE - offset_in_page(*ppos));
 	if (copy_from_user(bytes, buf, len))
 		return -EFAULT;
-	va = tdx_emulator_ram_page(*ppos, &unused);
+	va = ram_va(*ppos);
 	if (!va)
 		return -EIO;
 	if (!tdx_emulator_page_owned(*ppos))
 		return -EPERM;
-	if (copy_to_kernel_nofault(va + offset_in_page(*ppos), bytes, len))
+	if (copy_to_kernel_nofault(va, bytes, len))
 		return -EIO;
 	*ppos += len;
 	return len;

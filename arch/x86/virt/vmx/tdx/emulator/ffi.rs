@@ -19,17 +19,16 @@ use crate::{
     }, //
 };
 use core::{
+    arch::asm,
     cell::Cell,
-    mem::MaybeUninit,
-    ptr::NonNull,
+    mem::offset_of,
     sync::atomic::AtomicU64, //
 };
 use kernel::{
     bindings,
     ffi::{
         c_char,
-        c_int,
-        c_ulong, //
+        c_int, //
     },
     prelude::*,
     seq_file::SeqFile, //
@@ -51,22 +50,16 @@ pub(crate) unsafe extern "C" fn tdx_emulator_start(profile: *const c_char, plain
     }
 }
 
-/// Pairs each register of the module's [`Regs`] with its place in `struct pt_regs`.
-macro_rules! registers {
+/// Checks that each register of the module's [`Regs`] is where `struct pt_regs` has it.
+macro_rules! check_registers {
     ($($ours:ident = $theirs:ident,)*) => {
-        fn load(pt_regs: &bindings::pt_regs) -> Regs {
-            Regs {
-                $($ours: pt_regs.$theirs as u64,)*
-            }
-        }
-
-        fn store(regs: &Regs, pt_regs: &mut bindings::pt_regs) {
-            $(pt_regs.$theirs = regs.$ours as c_ulong;)*
-        }
+        $(const _: () = assert!(
+            offset_of!(Regs, $ours) == offset_of!(bindings::pt_regs, $theirs)
+        );)*
     };
 }
 
-registers! {
+check_registers! {
     rax = ax,
     rcx = cx,
     rdx = dx,
@@ -93,15 +86,9 @@ registers! {
 /// `regs` must point at the registers of an exception in progress, which nothing else accesses.
 #[export]
 pub(crate) unsafe extern "C" fn tdx_emulator_seamcall(regs: *mut bindings::pt_regs) -> bool {
-    // SAFETY: By the function's safety requirements.
-    let pt_regs = unsafe { &mut *regs };
-    let mut regs = load(pt_regs);
-
-    let answered = crate::seamcall(&mut regs);
-    if answered {
-        store(&regs, pt_regs);
-    }
-    answered
+    // SAFETY: By the function's safety requirements; the registers begin with these, in this order,
+    // as is checked above.
+    crate::seamcall(unsafe { &mut *regs.cast::<Regs>() })
 }
 
 /// Writes the name of the leaf of that number, terminated, if the module has such a leaf.
@@ -290,76 +277,107 @@ pub(crate) unsafe extern "C" fn tdx_emulator_page_owned(pa: u64) -> bool {
 
 const _: () = assert!(size_of::<PageState>() == size_of::<bindings::tdx_emulator_page>());
 
+/// A range of RAM.
+type RamRange = bindings::tdx_emulator_ram;
+
+/// The ranges of RAM. Those that are not used are empty.
+#[inline(always)]
+fn ram() -> &'static [RamRange; bindings::TDX_EMULATOR_NR_CMRS as usize] {
+    // SAFETY: Written before the first SEAMCALL, and not since.
+    unsafe { &*core::ptr::addr_of!(bindings::tdx_emulator_ram) }
+}
+
+/// Finds pages of RAM.
+pub(crate) struct Ram {
+    /// Where the last one was.
+    range: Cell<&'static RamRange>,
+}
+
+impl Ram {
+    /// All of it.
+    #[inline(always)]
+    pub(crate) fn new() -> Self {
+        let [first, ..] = ram();
+        Self {
+            range: Cell::new(first),
+        }
+    }
+
+    /// The page that `pa` lies in, if it is RAM and mapped.
+    ///
+    /// A TDX module is handed addresses by its host and has to survive all of them.
+    #[inline(always)]
+    pub(crate) fn page(&self, pa: u64) -> Option<Page> {
+        let mut range = self.range.get();
+        if pa.wrapping_sub(range.base) >= range.size {
+            range = self.find(pa)?;
+        }
+        page_in(range, pa)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn find(&self, pa: u64) -> Option<&'static RamRange> {
+        let contains = |range: &&RamRange| pa.wrapping_sub(range.base) < range.size;
+        let range = ram().iter().find(contains)?;
+        self.range.set(range);
+        Some(range)
+    }
+}
+
 /// The page of RAM that `pa` lies in, if it is RAM and mapped.
-#[inline]
 pub(crate) fn ram_page(pa: u64) -> Option<Page> {
-    let mut state = core::ptr::null_mut();
-    // SAFETY: Takes any address and checks it; the pointer is valid for writes.
-    let words = unsafe { bindings::tdx_emulator_ram_page(pa, &mut state) };
-    let words = NonNull::new(words.cast::<[AtomicU64; WORDS]>())?;
+    Ram::new().page(pa)
+}
+
+/// The page in this range that `pa` lies in, if it is mapped.
+#[inline(always)]
+fn page_in(range: &RamRange, pa: u64) -> Option<Page> {
+    let index = (pa.wrapping_sub(range.base) / PAGE_SIZE) as usize;
+    let words = range.va.cast::<[AtomicU64; WORDS]>().wrapping_add(index);
+    if !is_mapped(words.cast()) {
+        return None;
+    }
     // SAFETY: This is a whole page of the direct map, which stays, and is mapped now. The module
     // accesses it by atomic operations only. The host may do as it likes: like a real module, this
     // one takes what it finds for what it is, bits.
-    let words = unsafe { words.as_ref() };
-    // SAFETY: NULL, or an entry of an array that is never freed, begins as zeros, and is accessed in
-    // this way only.
-    let state = unsafe { state.cast::<PageState>().as_ref() };
+    let words = unsafe { &*words };
+
+    // SAFETY: An array with an entry for each page of the range, of which this is one. It is never
+    // freed, begins as zeros, and is accessed in this way only.
+    let state = unsafe { &*range.pages.cast::<PageState>().add(index) };
     Some(Page {
-        pa: pa & !(PAGE_SIZE - 1),
         words,
+        mask: memory::mask(pa),
         state,
     })
 }
 
-/// How many pages are remembered. A leaf accesses the words of about eight.
-const FOUND_PAGES: usize = 16;
+/// Whether an address of the direct map is mapped: DEBUG_PAGEALLOC and memfd_secret() take pages
+/// out of it.
+#[inline(always)]
+fn is_mapped(va: *const u8) -> bool {
+    /// `EX_TYPE_DEFAULT`: go on where the entry says.
+    const EX_TYPE_DEFAULT: i32 = 1;
 
-/// Some pages that [`ram_page`] found, by the low bits of their frame numbers.
-///
-/// Made once for each SEAMCALL, so most of it is left uninitialised.
-pub(crate) struct FoundPages {
-    pages: [Cell<MaybeUninit<Page>>; FOUND_PAGES],
-    /// A bit for each of `pages` that was set.
-    set: Cell<u32>,
-}
-
-impl FoundPages {
-    /// No pages.
-    // Not a constant, which would be copied, with zeros for what is not initialised.
-    #[inline(always)]
-    pub(crate) fn new() -> Self {
-        Self {
-            pages: core::array::from_fn(|_| Cell::new(MaybeUninit::uninit())),
-            set: Cell::new(0),
-        }
+    // SAFETY: Only looks at one byte. If that faults, the exception table continues at the label,
+    // where the page fault handler gets without sleeping, as this is an address of the kernel.
+    unsafe {
+        asm!(
+            "2: cmpb $0, ({va})",
+            ".pushsection __ex_table, \"aM\", @progbits, 12",
+            ".balign 4",
+            ".long 2b - .",
+            ".long {unmapped} - .",
+            ".long {handler}",
+            ".popsection",
+            va = in(reg) va,
+            unmapped = label { return false },
+            handler = const EX_TYPE_DEFAULT,
+            options(att_syntax, nostack),
+        );
     }
-
-    #[inline(always)]
-    fn index(pa: u64) -> usize {
-        (pa / PAGE_SIZE) as usize % FOUND_PAGES
-    }
-
-    /// The page that `pa` lies in, if it is remembered.
-    #[inline(always)]
-    pub(crate) fn get(&self, pa: u64) -> Option<Page> {
-        let index = Self::index(pa);
-        let slot = self.pages.get(index)?;
-        if self.set.get() & (1 << index) == 0 {
-            return None;
-        }
-        // SAFETY: The bit is set after the page was.
-        let page = unsafe { slot.get().assume_init() };
-        (page.pa == pa & !(PAGE_SIZE - 1)).then_some(page)
-    }
-
-    /// Remembers a page, in place of another perhaps.
-    pub(crate) fn set(&self, page: Page) {
-        let index = Self::index(page.pa);
-        if let Some(slot) = self.pages.get(index) {
-            slot.set(MaybeUninit::new(page));
-            self.set.set(self.set.get() | 1 << index);
-        }
-    }
+    true
 }
 
 /// The convertible memory range of that index, in ascending order.

@@ -5,14 +5,18 @@
 #![deny(unsafe_code)]
 
 use crate::{
-    ffi,
+    ffi::{
+        self,
+        Ram, //
+    },
     memory::{
         self,
-        Words, //
+        Anew,
+        Find,
+        Found, //
     },
     module::{
         Event,
-        HostMsrs,
         KeyPartition,
         KeyProgram,
         LockRecord,
@@ -22,14 +26,10 @@ use crate::{
         Status, //
     }, //
 };
-use core::cell::Cell;
-
-const MSR_IA32_TSC_ADJUST: u32 = 0x3b;
-const MSR_IA32_ARCH_CAPABILITIES: u32 = 0x10a;
-const MSR_IA32_MISC_ENABLE: u32 = 0x1a0;
-
-/// In `IA32_ARCH_CAPABILITIES`: `IA32_TSX_CTRL` exists.
-const ARCH_CAP_TSX_CTRL: u64 = 1 << 7;
+use core::{
+    cell::Cell,
+    marker::PhantomData, //
+};
 
 /// Bits of a physical address, HKID included.
 const MAX_PHYS_BITS: u32 = 52;
@@ -92,50 +92,54 @@ impl LockTrace {
 }
 
 /// The machine, for the duration of one SEAMCALL, or for somebody who looks at it.
-pub(crate) struct Machine<'a> {
-    /// Its memory.
-    words: Words,
+pub(crate) struct Machine<'a, F = Found> {
+    /// Where pages are found.
+    ram: Ram,
+    /// How they are found.
+    find: PhantomData<F>,
     /// Where to note the locks, if anybody wants to know.
     trace: Option<&'a LockTrace>,
     /// For how many microseconds the leaf of that number is to hold its locks before it returns.
     hold: Cell<Option<(u16, u32)>>,
+    /// Whether one of the two is there.
+    observes: Cell<bool>,
 }
 
 impl<'a> Machine<'a> {
     /// The machine as the SEAMCALL on this processor sees it.
-    #[inline(always)]
     pub(crate) fn new(trace: Option<&'a LockTrace>) -> Self {
         Self {
-            words: Words::for_seamcall(),
+            ram: Ram::new(),
+            find: PhantomData,
             trace,
             hold: Cell::new(None),
-        }
-    }
-
-    /// The machine as it is seen from outside of any SEAMCALL.
-    pub(crate) fn onlooker() -> Self {
-        Self {
-            words: Words::for_onlooker(),
-            trace: None,
-            hold: Cell::new(None),
+            observes: Cell::new(trace.is_some()),
         }
     }
 }
 
-impl Platform for Machine<'_> {
-    #[inline(always)]
-    fn read64(&self, pa: u64) -> u64 {
-        self.words.read64(pa)
+impl Machine<'_, Anew> {
+    /// The machine as it is seen from outside of any SEAMCALL.
+    pub(crate) fn onlooker() -> Self {
+        Self {
+            ram: Ram::new(),
+            find: PhantomData,
+            trace: None,
+            hold: Cell::new(None),
+            observes: Cell::new(false),
+        }
     }
+}
 
-    #[inline]
-    fn write64(&self, pa: u64, value: u64) {
-        self.words.write64(pa, value);
-    }
+impl<F: Find> Platform for Machine<'_, F> {
+    type Page<'p>
+        = F
+    where
+        Self: 'p;
 
     #[inline(always)]
-    fn cas64(&self, pa: u64, current: u64, new: u64) -> Result<u64, u64> {
-        self.words.cas64(pa, current, new)
+    fn page(&self, pa: u64) -> F {
+        F::find(&self.ram, pa)
     }
 
     fn read(&self, pa: u64, buffer: &mut [u8]) {
@@ -173,6 +177,11 @@ impl Platform for Machine<'_> {
             address_bits,
             hkid_bits: hkid_bits.min(MAX_PHYS_BITS.saturating_sub(address_bits)),
         }
+    }
+
+    #[inline]
+    fn address_bits(&self) -> u32 {
+        ffi::phys_bits()
     }
 
     fn keys(&self) -> KeyPartition {
@@ -216,19 +225,15 @@ impl Platform for Machine<'_> {
         ffi::cpuid(leaf, subleaf)
     }
 
-    fn msrs(&self) -> HostMsrs {
-        let arch_capabilities = ffi::rdmsr(MSR_IA32_ARCH_CAPABILITIES).unwrap_or(0);
-        // The state components that XCR0 and IA32_XSS may have.
+    fn rdmsr(&self, msr: u32) -> u64 {
+        ffi::rdmsr(msr).unwrap_or(0)
+    }
+
+    fn xfam(&self) -> u64 {
         let [xcr0_low, _, _, xcr0_high] = ffi::cpuid(0xd, 0);
         let [_, _, xss_low, xss_high] = ffi::cpuid(0xd, 1);
 
-        HostMsrs {
-            tsc_adjust: ffi::rdmsr(MSR_IA32_TSC_ADJUST).unwrap_or(0),
-            misc_enable: ffi::rdmsr(MSR_IA32_MISC_ENABLE).unwrap_or(0),
-            arch_capabilities,
-            has_tsx_ctrl: arch_capabilities & ARCH_CAP_TSX_CTRL != 0,
-            xfam: u64::from(xcr0_low | xss_low) | u64::from(xcr0_high | xss_high) << 32,
-        }
+        u64::from(xcr0_low | xss_low) | u64::from(xcr0_high | xss_high) << 32
     }
 
     fn sha384_blocks(&self, state: &mut [u64; 8], blocks: &[u8]) {
@@ -251,13 +256,16 @@ impl Platform for Machine<'_> {
 
     fn inject(&self, leaf: u16) -> Option<Status> {
         let (status, hold_us) = ffi::inject(leaf);
-        self.hold.set((hold_us != 0).then_some((leaf, hold_us)));
+        if hold_us != 0 {
+            self.hold.set(Some((leaf, hold_us)));
+            self.observes.set(true);
+        }
         status.map(Status::from_raw)
     }
 
     #[inline]
     fn observes(&self) -> bool {
-        self.trace.is_some() || self.hold.get().is_some()
+        self.observes.get()
     }
 
     fn observe(&self, event: Event) {
@@ -270,7 +278,7 @@ impl Platform for Machine<'_> {
         );
         if !lock_event {
             page_event(&event);
-        } else if self.observes() {
+        } else {
             self.lock_event(&event);
         }
     }
@@ -289,7 +297,7 @@ fn page_event(event: &Event) {
     }
 }
 
-impl Machine<'_> {
+impl<F> Machine<'_, F> {
     /// Waits, and measures for how long locks are held.
     #[inline(never)]
     fn lock_event(&self, event: &Event) {

@@ -2,10 +2,10 @@
 
 //! The memory that the module works on: this machine's, made unreadable to the host.
 //!
-//! What a real module or a TD stores is encrypted with a key that the host does not have. Here each
-//! word is combined with a pattern that depends on its address. So a page makes no sense to the host
-//! once the module has written to it, and none when it has been given back, until the host writes to
-//! it. Anybody can undo that: it finds mistakes and keeps no secrets.
+//! What a real module or a TD stores is encrypted with a key that the host does not have. Here a
+//! number is added to each word that depends on the page. So a page makes no sense to the host once
+//! the module has written to it, and none when it has been given back, until the host writes to it.
+//! Anybody can undo that: it finds mistakes and keeps no secrets.
 //!
 //! Of each page that is not the host's, the sum of its words is known, and kept up to date with each
 //! word that the module writes. If a page does not agree with that when it is measured, given back
@@ -19,10 +19,12 @@
 use crate::{
     ffi::{
         self,
-        FoundPages, //
+        Ram, //
     },
     machine::Machine,
     module::{
+        FoundPage,
+        FoundWord,
         MemoryRange,
         PageRecord,
         PageType, //
@@ -30,6 +32,7 @@ use crate::{
     MODULE, //
 };
 use core::sync::atomic::{
+    AtomicBool,
     AtomicU32,
     AtomicU64,
     Ordering, //
@@ -47,8 +50,11 @@ const HKIDS: usize = 2048;
 /// How many mistakes of the host are printed.
 const REPORTS: u32 = 100;
 
-/// What the pattern is made with; 0: what the module stores is not changed.
-static PATTERN_FACTOR: AtomicU64 = AtomicU64::new(0);
+/// What the numbers are made with that are added; 0: what the module stores is not changed.
+static MASK_FACTOR: AtomicU64 = AtomicU64::new(0);
+
+/// Whether pages are watched. If not, each stays the host's.
+static WATCHED: AtomicBool = AtomicBool::new(false);
 
 /// How often the host was found out.
 static HOST_ERRORS: AtomicU32 = AtomicU32::new(0);
@@ -120,6 +126,18 @@ impl PageState {
         self.owner.store(owner.encode(), Ordering::Relaxed);
     }
 
+    /// Whether each change of a word counts.
+    #[inline(always)]
+    fn is_summed(&self) -> bool {
+        self.owner.load(Ordering::Relaxed) == Owner::Other.encode()
+    }
+
+    /// Notes that the sum of the words changed so.
+    #[inline(always)]
+    fn changed(&self, difference: u64) {
+        self.sum.fetch_add(difference, Ordering::Relaxed);
+    }
+
     /// Makes a page that is not flushed the host's. Returns the HKID that it was not flushed of.
     fn settle(&self) -> Option<u16> {
         let former = self.owner();
@@ -142,18 +160,18 @@ impl PageState {
 /// A page of RAM.
 #[derive(Clone, Copy)]
 pub(crate) struct Page {
-    /// Its address.
-    pub(crate) pa: u64,
     /// What it holds.
     pub(crate) words: &'static [AtomicU64; WORDS],
-    /// What is known of it; [`None`] if pages are not watched.
-    pub(crate) state: Option<&'static PageState>,
+    /// What the module adds to each word.
+    pub(crate) mask: u64,
+    /// What is known of it.
+    pub(crate) state: &'static PageState,
 }
 
-/// What the word at this address is combined with.
+/// What the module adds to each word of the page that `pa` lies in.
 #[inline(always)]
-fn pattern(pa: u64) -> u64 {
-    let product = (pa >> 3).wrapping_mul(PATTERN_FACTOR.load(Ordering::Relaxed));
+pub(crate) fn mask(pa: u64) -> u64 {
+    let product = (pa / PAGE_SIZE).wrapping_mul(MASK_FACTOR.load(Ordering::Relaxed));
     product ^ (product >> 29)
 }
 
@@ -166,28 +184,13 @@ fn word_index(pa: u64) -> usize {
 /// What a word at this address adds to the sum of its page.
 #[inline(always)]
 fn summand(pa: u64, word: u64) -> u64 {
-    word.rotate_left((pa >> 3) as u32 % u64::BITS)
+    // An odd factor, so that any change of a word changes the sum.
+    word.wrapping_mul(pa | 1)
 }
 
 // Loops over the words of a page are written out: with the kernel's debug assertions, iterators over
 // them cost ten times as much.
 impl Page {
-    /// Whether each change counts.
-    #[inline(always)]
-    fn is_summed(&self) -> bool {
-        let other = Owner::Other.encode();
-        self.state
-            .is_some_and(|state| state.owner.load(Ordering::Relaxed) == other)
-    }
-
-    /// Notes that the sum of the words changed so.
-    #[inline(always)]
-    fn changed(&self, difference: u64) {
-        if let Some(state) = self.state {
-            state.sum.fetch_xor(difference, Ordering::Relaxed);
-        }
-    }
-
     /// Writes words that nobody else in the module has to do with, until there is no value.
     #[inline(always)]
     fn store(&self, mut pa: u64, value: impl Fn(usize) -> Option<u64>) {
@@ -197,23 +200,24 @@ impl Page {
         while let (Some(word), Some(value)) =
             (self.words.get(index), value(index.wrapping_sub(first)))
         {
-            let new = value ^ pattern(pa);
-            difference ^= summand(pa, word.load(Ordering::Relaxed) ^ new);
+            let new = value.wrapping_add(self.mask);
+            let change = new.wrapping_sub(word.load(Ordering::Relaxed));
+            difference = summand(pa, change).wrapping_add(difference);
             word.store(new, Ordering::Relaxed);
             index = index.wrapping_add(1);
             pa = pa.wrapping_add(8);
         }
-        if self.is_summed() {
-            self.changed(difference);
+        if self.state.is_summed() {
+            self.state.changed(difference);
         }
     }
 
-    fn sum(&self) -> u64 {
+    /// The sum of the words of the page at this address.
+    fn sum(&self, mut pa: u64) -> u64 {
         let mut index = 0;
-        let mut pa = self.pa;
         let mut sum = 0;
         while let Some(word) = self.words.get(index) {
-            sum ^= summand(pa, word.load(Ordering::Relaxed));
+            sum = summand(pa, word.load(Ordering::Relaxed)).wrapping_add(sum);
             index = index.wrapping_add(1);
             pa = pa.wrapping_add(8);
         }
@@ -221,122 +225,182 @@ impl Page {
     }
 
     /// Whether the page is as the module left it. The next time, it is all right.
-    fn is_untouched(&self, state: &PageState) -> bool {
-        let sum = self.sum();
-        state.sum.swap(sum, Ordering::Relaxed) == sum
+    fn is_untouched(&self, pa: u64) -> bool {
+        let sum = self.sum(pa);
+        self.state.sum.swap(sum, Ordering::Relaxed) == sum
     }
 }
 
-/// The memory that a SEAMCALL works on, word by word.
-pub(crate) struct Words {
-    found: FoundPages,
-    /// Whether a page that was found is remembered.
-    remember: bool,
-}
+/// A page as a SEAMCALL finds it: it stays where it is for so long.
+#[derive(Clone, Copy)]
+pub(crate) struct Found(Option<Page>);
 
-impl Words {
-    /// For one SEAMCALL: the pages that it accesses stay where they are for so long. To find one,
-    /// and whether it is mapped, costs several times what an access does.
-    #[inline(always)]
-    pub(crate) fn for_seamcall() -> Self {
-        Self {
-            found: FoundPages::new(),
-            remember: true,
-        }
-    }
-
-    /// For who looks without a lock: any page may be unmapped at any time, so each access looks
-    /// anew.
-    #[inline(always)]
-    pub(crate) fn for_onlooker() -> Self {
-        Self {
-            found: FoundPages::new(),
-            remember: false,
-        }
-    }
+impl FoundPage for Found {
+    type Word = Word;
 
     #[inline(always)]
-    fn word(&self, pa: u64) -> Option<(Page, &'static AtomicU64)> {
-        let page = match self.found.get(pa) {
-            Some(page) => page,
-            None => self.find(pa)?,
+    fn word(self, pa: u64) -> Word {
+        let word = |page: Page| {
+            Some(MemoryWord {
+                word: page.words.get(word_index(pa))?,
+                mask: page.mask,
+                pa,
+                state: page.state,
+            })
         };
-        let word = page.words.get(word_index(pa))?;
-        Some((page, word))
+        Word(self.0.and_then(word))
     }
+}
 
-    #[cold]
-    #[inline(never)]
-    fn find(&self, pa: u64) -> Option<Page> {
-        let page = ffi::ram_page(pa)?;
-        if self.remember {
-            self.found.set(page);
-        }
-        Some(page)
-    }
+/// A word of such a page, if there is memory.
+#[derive(Clone, Copy)]
+pub(crate) struct Word(Option<MemoryWord>);
 
-    /// Reads 8 bytes as one access. Memory that does not exist reads as all ones.
+#[derive(Clone, Copy)]
+struct MemoryWord {
+    word: &'static AtomicU64,
+    /// What is added to it.
+    mask: u64,
+    pa: u64,
+    state: &'static PageState,
+}
+
+impl FoundWord for Word {
     #[inline(always)]
-    pub(crate) fn read64(&self, pa: u64) -> u64 {
-        self.word(pa).map_or(u64::MAX, |(_, word)| {
-            word.load(Ordering::Acquire) ^ pattern(pa)
+    fn load(self) -> u64 {
+        self.0.map_or(u64::MAX, |at| {
+            at.word.load(Ordering::Acquire).wrapping_sub(at.mask)
         })
     }
 
-    /// Writes 8 bytes as one access.
-    #[inline]
-    pub(crate) fn write64(&self, pa: u64, value: u64) {
-        let Some((page, word)) = self.word(pa) else {
+    #[inline(always)]
+    fn store(self, value: u64) {
+        let Some(at) = self.0 else {
             return;
         };
-        let new = value ^ pattern(pa);
-        if page.is_summed() {
-            let old = word.swap(new, Ordering::AcqRel);
-            page.changed(summand(pa, old ^ new));
+        let new = value.wrapping_add(at.mask);
+        if at.state.is_summed() {
+            let old = at.word.swap(new, Ordering::AcqRel);
+            at.state.changed(summand(at.pa, new.wrapping_sub(old)));
         } else {
-            word.store(new, Ordering::Release);
+            at.word.store(new, Ordering::Release);
         }
     }
 
-    /// Replaces `current` by `new` as one locked access.
     #[inline(always)]
-    pub(crate) fn cas64(&self, pa: u64, current: u64, new: u64) -> Result<u64, u64> {
-        let (page, word) = self.word(pa).ok_or(u64::MAX)?;
-        let mask = pattern(pa);
-        word.compare_exchange(
-            current ^ mask,
-            new ^ mask,
-            Ordering::AcqRel,
-            Ordering::Acquire,
-        )
-        .map_err(|word| word ^ mask)?;
-        if page.is_summed() {
-            page.changed(summand(pa, current ^ new));
+    fn cas(self, current: u64, new: u64) -> Result<u64, u64> {
+        let at = self.0.ok_or(u64::MAX)?;
+        at.word
+            .compare_exchange(
+                current.wrapping_add(at.mask),
+                new.wrapping_add(at.mask),
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            )
+            .map_err(|word| word.wrapping_sub(at.mask))?;
+        if at.state.is_summed() {
+            at.state.changed(summand(at.pa, new.wrapping_sub(current)));
         }
         Ok(current)
     }
+
+    #[inline(always)]
+    fn fetch_add(self, delta: u64) -> u64 {
+        let Some(at) = self.0 else {
+            return u64::MAX;
+        };
+        let old = at.word.fetch_add(delta, Ordering::AcqRel);
+        if at.state.is_summed() {
+            at.state.changed(summand(at.pa, delta));
+        }
+        old.wrapping_sub(at.mask)
+    }
 }
 
+/// A page for who looks at it without a lock. It may be unmapped at any time, so each access finds
+/// it anew.
+#[derive(Clone, Copy)]
+pub(crate) struct Anew;
+
+impl FoundPage for Anew {
+    type Word = AnewWord;
+
+    fn word(self, pa: u64) -> AnewWord {
+        AnewWord(pa)
+    }
+}
+
+/// A word of such a page.
+#[derive(Clone, Copy)]
+pub(crate) struct AnewWord(u64);
+
+impl AnewWord {
+    fn find(self) -> Word {
+        Found(ffi::ram_page(self.0)).word(self.0)
+    }
+}
+
+impl FoundWord for AnewWord {
+    fn load(self) -> u64 {
+        self.find().load()
+    }
+
+    fn store(self, value: u64) {
+        self.find().store(value);
+    }
+
+    fn cas(self, current: u64, new: u64) -> Result<u64, u64> {
+        self.find().cas(current, new)
+    }
+
+    fn fetch_add(self, delta: u64) -> u64 {
+        self.find().fetch_add(delta)
+    }
+}
+
+/// How a page is found.
+pub(crate) trait Find: FoundPage {
+    /// The page that `pa` lies in.
+    fn find(ram: &Ram, pa: u64) -> Self;
+}
+
+impl Find for Found {
+    #[inline(always)]
+    fn find(ram: &Ram, pa: u64) -> Self {
+        Self(ram.page(pa))
+    }
+}
+
+impl Find for Anew {
+    fn find(_ram: &Ram, _pa: u64) -> Self {
+        Self
+    }
+}
+
+/// Reads whole words of one page, in each of which `mask` is added.
 #[inline(always)]
-fn read_masked(mut pa: u64, buffer: &mut [u8], mask: impl Fn(u64) -> u64) {
+fn read_masked(pa: u64, buffer: &mut [u8], mask: impl Fn(&Page) -> u64) {
     let Some(page) = ffi::ram_page(pa) else {
         return buffer.fill(0xff);
     };
+    let mask = mask(&page);
     let mut index = word_index(pa);
     let mut rest = buffer;
     while let (Some(word), Some((to, next))) =
         (page.words.get(index), rest.split_first_chunk_mut::<8>())
     {
-        *to = (word.load(Ordering::Relaxed) ^ mask(pa)).to_le_bytes();
+        *to = word
+            .load(Ordering::Relaxed)
+            .wrapping_sub(mask)
+            .to_le_bytes();
         rest = next;
         index = index.wrapping_add(1);
-        pa = pa.wrapping_add(8);
     }
 }
 
 /// Reads whole words of one page.
 pub(crate) fn read(pa: u64, buffer: &mut [u8]) {
-    read_masked(pa, buffer, pattern);
+    read_masked(pa, buffer, |page| page.mask);
 }
 
 /// The same for memory of the host.
@@ -377,13 +441,13 @@ pub(crate) fn copy_page(to: u64, from: u64) {
 }
 
 /// The pages of a range that are watched.
-fn watched(range: MemoryRange) -> impl Iterator<Item = (Page, &'static PageState)> {
+fn watched(range: MemoryRange) -> impl Iterator<Item = (u64, Page)> {
     let pages = (range.size / PAGE_SIZE) as usize;
     (0..pages).filter_map(move |index| {
         let offset = (index as u64).wrapping_mul(PAGE_SIZE);
-        let page = ffi::ram_page(range.base.wrapping_add(offset))?;
-        let state = page.state?;
-        Some((page, state))
+        let pa = range.base.wrapping_add(offset);
+        let page = ffi::ram_page(pa)?;
+        WATCHED.load(Ordering::Relaxed).then_some((pa, page))
     })
 }
 
@@ -406,23 +470,22 @@ fn report_write(pa: u64, page_type: PageType, owner: u64) {
 
 /// Pages are not the host's any more.
 pub(crate) fn taken(range: MemoryRange) {
-    for (page, state) in watched(range) {
-        if let Some(hkid) = state.settle() {
+    for (pa, page) in watched(range) {
+        if let Some(hkid) = page.state.settle() {
             report(fmt!(
-                "gave page {:#x} away before its cache lines of HKID {hkid} were flushed",
-                page.pa
+                "gave page {pa:#x} away before its cache lines of HKID {hkid} were flushed"
             ));
         }
-        state.sum.store(page.sum(), Ordering::Relaxed);
-        state.set_owner(Owner::Other);
+        page.state.sum.store(page.sum(pa), Ordering::Relaxed);
+        page.state.set_owner(Owner::Other);
     }
 }
 
 /// A page of a TD is measured.
 pub(crate) fn measured(record: &PageRecord) {
-    for (page, state) in watched(record.range) {
-        if !page.is_untouched(state) {
-            report_write(page.pa, record.page_type, record.owner);
+    for (pa, page) in watched(record.range) {
+        if !page.is_untouched(pa) {
+            report_write(pa, record.page_type, record.owner);
         }
     }
 }
@@ -431,8 +494,8 @@ pub(crate) fn measured(record: &PageRecord) {
 pub(crate) fn returned(record: &PageRecord, unflushed: Option<u16>) {
     measured(record);
     let key = unflushed.and_then(|hkid| Some((hkid, KEYS.get(usize::from(hkid))?)));
-    for (_, state) in watched(record.range) {
-        state.set_owner(match key {
+    for (_, page) in watched(record.range) {
+        page.state.set_owner(match key {
             Some((hkid, key)) => {
                 key.unflushed.fetch_add(1, Ordering::Relaxed);
                 Owner::HostUnflushed {
@@ -450,14 +513,11 @@ pub(crate) fn flushed(pa: u64, hkid: u16) {
     let Some(page) = ffi::ram_page(pa) else {
         return;
     };
-    let Some(state) = page.state else {
-        return;
-    };
+    let state = page.state;
     let lines = matches!(state.owner(), Owner::HostUnflushed { hkid: of, .. } if of == hkid);
-    if lines && state.settle().is_some() && !page.is_untouched(state) {
+    if lines && state.settle().is_some() && !page.is_untouched(pa) {
         report(fmt!(
-            "wrote to page {:#x} before its cache lines of HKID {hkid} were flushed",
-            page.pa
+            "wrote to page {pa:#x} before its cache lines of HKID {hkid} were flushed"
         ));
     }
 }
@@ -474,17 +534,14 @@ pub(crate) fn key_freed(hkid: u16) {
 pub(crate) fn check() {
     let machine = Machine::onlooker();
     for range in (0..).map_while(ffi::cmr) {
-        for (page, state) in watched(range) {
-            if state.owner() != Owner::Other || page.is_untouched(state) {
+        for (pa, page) in watched(range) {
+            if page.state.owner() != Owner::Other || page.is_untouched(pa) {
                 continue;
             }
-            let info = MODULE.page_info(&machine, page.pa);
+            let info = MODULE.page_info(&machine, pa);
             match info.filter(|info| PageType::OWNED.contains(&info.page_type)) {
-                Some(info) => report_write(page.pa, info.page_type, info.owner),
-                None => report(fmt!(
-                    "wrote to page {:#x}, which is not its own: PAMT",
-                    page.pa
-                )),
+                Some(info) => report_write(pa, info.page_type, info.owner),
+                None => report(fmt!("wrote to page {pa:#x}, which is not its own: PAMT")),
             }
         }
     }
@@ -492,7 +549,7 @@ pub(crate) fn check() {
 
 /// Whether a page is a TD's or the module's, as far as pages are watched.
 pub(crate) fn is_owned(pa: u64) -> bool {
-    ffi::ram_page(pa).is_some_and(|page| page.is_summed())
+    ffi::ram_page(pa).is_some_and(|page| page.state.is_summed())
 }
 
 /// How often the host was found out.
@@ -506,8 +563,10 @@ pub(crate) fn unflushed_pages() -> u32 {
     counts.fold(0, u32::wrapping_add)
 }
 
-/// Stores what the module writes so that the host cannot read it, if that is wanted.
+/// Stores what the module writes so that the host cannot read it, and watches whose pages are, if
+/// that is wanted.
 pub(crate) fn hide(hidden: bool) {
+    WATCHED.store(hidden, Ordering::Relaxed);
     let factor = if hidden { 0x9e37_79b9_7f4a_7c15 } else { 0 };
-    PATTERN_FACTOR.store(factor, Ordering::Relaxed);
+    MASK_FACTOR.store(factor, Ordering::Relaxed);
 }

@@ -29,6 +29,7 @@ mod measurement;
 mod metadata;
 mod open;
 mod pamt;
+mod place;
 mod platform;
 mod profile;
 mod regs;
@@ -69,9 +70,10 @@ pub use locks::{
 pub use pamt::PageType;
 pub use platform::{
     Event,
+    FoundPage,
+    FoundWord,
     GuestExit,
     GuestVcpu,
-    HostMsrs,
     KeyPartition,
     KeyProgram,
     MemoryRange,
@@ -107,6 +109,8 @@ use core::sync::atomic::{
 
 /// The model-specific register whose value must stay as it was at TDH.SYS.INIT.
 const IA32_TSC_ADJUST: u32 = 0x3b;
+/// The model-specific register with features that firmware can turn off.
+const IA32_MISC_ENABLE: u32 = 0x1a0;
 /// The model-specific register of which TDs see some bits, the same on each processor.
 const IA32_ARCH_CAPABILITIES: u32 = 0x10a;
 

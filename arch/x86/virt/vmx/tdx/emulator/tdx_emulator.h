@@ -41,6 +41,20 @@ struct tdx_emulator_page {
 	u64 words[2];
 };
 
+/* A range of RAM. */
+struct tdx_emulator_ram {
+	u64 base;
+	u64 size;
+	void *va;				/* of the base, in the direct map */
+	struct tdx_emulator_page *pages;
+};
+
+/*
+ * In ascending order, written once before the first SEAMCALL.  Those that are
+ * not used are empty.
+ */
+extern struct tdx_emulator_ram tdx_emulator_ram[TDX_EMULATOR_NR_CMRS];
+
 /* The registers of a SEAMCALL that is measured. */
 struct tdx_emulator_bench_regs {
 	u64 rax;
@@ -69,7 +83,6 @@ bool tdx_emulator_bench(struct seq_file *m, u64 pa, u64 pages, u64 hkid, bool pr
  *
  * None of these sleeps or allocates; all may be called with interrupts off.
  */
-void *tdx_emulator_ram_page(u64 pa, struct tdx_emulator_page **page);
 bool tdx_emulator_cmr(size_t index, u64 *base, u64 *size);
 u32 tdx_emulator_phys_bits(void);
 u64 tdx_emulator_keyid_partitioning(void);
@@ -126,7 +139,7 @@ void tdx_emulator_test_reset(void);
 int tdx_emulator_supply_keyids(int ret, u64 *partitioning);
 
 /* Within C. */
-int tdx_emulator_memory_init(bool watched);
+int tdx_emulator_memory_init(void);
 void tdx_emulator_memory_debugfs(struct dentry *parent);
 
 /* Measuring. */

@@ -37,8 +37,9 @@ impl MemoryRange {
 }
 
 /// Whether `pa` can be a page of a TD or of the module: no HKID bits, aligned.
+#[inline(always)]
 pub(super) fn is_private<P: Platform>(platform: &P, pa: u64, align: u64) -> bool {
-    let bits = platform.layout().address_bits.min(52);
+    let bits = platform.address_bits().min(52);
     is_aligned(pa, align) && pa >> bits == 0
 }
 

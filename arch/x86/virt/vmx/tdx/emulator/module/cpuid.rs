@@ -4,6 +4,7 @@
 
 use super::{
     dispatch::Call,
+    place::Place,
     platform::Platform,
     profile::Profile,
     regs::Regs,
@@ -396,8 +397,8 @@ struct Builder<'a, 'c, P: Platform> {
     xfam: u64,
 }
 
-impl<P: Platform> Builder<'_, '_, P> {
-    fn call(&self) -> &Call<'_, P> {
+impl<'c, P: Platform> Builder<'_, 'c, P> {
+    fn call(&self) -> &'c Call<'c, P> {
         self.tdcs.call()
     }
 
@@ -657,18 +658,16 @@ pub(super) fn store<P: Platform>(
         attributes,
         xfam,
     };
-    let call = tdcs.call();
-    for (index, leaf) in leaves(call.module.profile()) {
+    for (index, leaf) in leaves(tdcs.call().module.profile()) {
         let (eax_ebx, ecx_edx) = pairs(builder.value(leaf));
-        let pa = value_pa(tdcs, index);
-        call.platform.write64(pa, eax_ebx);
-        call.platform.write64(pa.wrapping_add(8), ecx_edx);
+        let value = stored_value(tdcs, index);
+        value.store(eax_ebx);
+        value.at(8).store(ecx_edx);
     }
 }
 
-fn value_pa<P: Platform>(tdcs: &Tdcs<'_, P>, index: u64) -> u64 {
-    tdcs.field_pa(TdcsField::Cpuid)
-        .wrapping_add(index.wrapping_mul(16))
+fn stored_value<'c, P: Platform>(tdcs: &Tdcs<'c, P>, index: u64) -> Place<'c, P> {
+    tdcs.at(TdcsField::Cpuid).at(index.wrapping_mul(16))
 }
 
 /// Checks that the configured topology makes sense.
@@ -707,13 +706,13 @@ pub(super) fn check_topology(profile: &Profile, configured: Configured<'_>) -> R
 
 /// CPUID(1).EAX of an initialised TD.
 pub(super) fn signature<P: Platform>(tdcs: &Tdcs<'_, P>) -> u32 {
-    tdcs.call().platform.read64(value_pa(tdcs, 0)) as u32
+    stored_value(tdcs, 0).load() as u32
 }
 
 /// Whether an initialised TD has MONITOR: CPUID(1).ECX.
 pub(super) fn has_monitor<P: Platform>(tdcs: &Tdcs<'_, P>) -> bool {
-    let ecx_edx = value_pa(tdcs, 0).wrapping_add(8);
-    tdcs.call().platform.read64(ecx_edx) & u64::from(FEATURE_MONITOR) != 0
+    let ecx_edx = stored_value(tdcs, 0).at(8);
+    ecx_edx.load() & u64::from(FEATURE_MONITOR) != 0
 }
 
 /// The code of a CPUID value as a metadata field: EAX and EBX, or ECX and EDX if `half` is 1.
@@ -746,13 +745,13 @@ pub(super) fn read_field<P: Platform>(
     if leaf.faults(call.module.profile()) {
         return Err(Status::METADATA_FIELD_NOT_READABLE);
     }
-    let pa = value_pa(tdcs, index).wrapping_add(half.wrapping_mul(8));
+    let value = stored_value(tdcs, index).at(half.wrapping_mul(8));
     let next = if half == 0 {
         Some(code.wrapping_add(1))
     } else {
         found.next().map(|(_, leaf)| field_code(leaf, 0))
     };
-    Ok((call.platform.read64(pa), next))
+    Ok((value.load(), next))
 }
 
 /// Whether the leaf of that place in the table is there and can be read.

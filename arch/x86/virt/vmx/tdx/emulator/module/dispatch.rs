@@ -7,6 +7,7 @@ use super::{
         self,
         LeafInfo, //
     },
+    locks::HeldLocks,
     platform::Platform,
     regs::Regs,
     status::{
@@ -54,14 +55,17 @@ pub(super) struct Call<'a, P: Platform> {
     pub(super) platform: &'a P,
     /// The version of the leaf that was asked for.
     pub(super) version: u8,
+    pub(super) locks: HeldLocks<'a, P>,
 }
 
 impl<'a, P: Platform> Call<'a, P> {
+    #[inline(always)]
     pub(super) fn new(module: &'a Module, platform: &'a P, version: u8) -> Self {
         Self {
             module,
             platform,
             version,
+            locks: HeldLocks::new(&module.global_lock),
         }
     }
 }
@@ -85,6 +89,7 @@ pub(super) fn seamcall<P: Platform>(module: &Module, platform: &P, regs: &mut Re
         .and_then(|()| leaf::run(leaf, &call, regs))
         .err()
         .unwrap_or(Status::SUCCESS);
+    call.release_to(0);
     regs.rax = status.raw();
     Outcome {
         result: CallResult::Returned(status),

@@ -11,7 +11,7 @@ use super::{
         level_size,
         PAGE_SIZE, //
     },
-    locks::Held,
+    locks::Way,
     open::OpenVp,
     platform::Platform,
     regs::Regs,
@@ -70,7 +70,7 @@ pub(super) fn tdcall<P: Platform>(vp: &OpenVp<'_, P>) -> Tdcall {
     let result = match regs.rax as u16 {
         _ if regs.rax >> 16 != 0 => Err(Status::OPERAND_INVALID.on(Operand::Rax)),
         VP_VMCALL => check_vmcall(vp, regs.rcx).map(|()| Tdcall::Vmcall),
-        MEM_PAGE_ACCEPT => accept(vp, regs.rcx),
+        MEM_PAGE_ACCEPT => vp.td.call().scoped(|| accept(vp, regs.rcx)),
         _ => Err(Status::OPERAND_INVALID.on(Operand::Rax)),
     };
     if let Ok(not_done @ Tdcall::NotAccepted { .. }) = result {
@@ -127,8 +127,8 @@ fn accept<P: Platform>(vp: &OpenVp<'_, P>, rcx: u64) -> Result<Tdcall, Status> {
     let operand = GpaOperand::decode(rcx, 0..=1)?;
     sept::check_private(tdcs, operand.gpa)?;
     // The tree stays: the host cannot take a table away before the guest's TLBs are tracked.
-    let (found, complete) = sept::walk(tdcs, operand.gpa, operand.level);
-    let not_accepted = |found: &Walk| {
+    let (mut found, complete) = sept::walk(tdcs, operand.gpa, operand.level);
+    let not_accepted = |found: &Walk<'_, P>| {
         Ok(Tdcall::NotAccepted {
             gpa: operand.gpa,
             extended_qualification: ACCEPT_FAILED | (found.about_accept(operand.level) << 32),
@@ -140,12 +140,13 @@ fn accept<P: Platform>(vp: &OpenVp<'_, P>, rcx: u64) -> Result<Tdcall, Status> {
             _ => not_accepted(&found),
         };
     }
-    let Ok(held) = Held::sept_entry_for_guest(call, found.pa, operand.gpa) else {
+    let way = Way::SEPT_ENTRY_FOR_GUEST;
+    if found.lock(call, operand.gpa, way).is_err() {
         return wait_for_host(vp);
-    };
+    }
     vp.set(VpField::HostPrioritySince, 0);
     // It may have changed before it was locked.
-    let found = found.again(call.platform);
+    found.reload();
     match found.entry.state() {
         SeptState::Pending => {}
         SeptState::Mapped => return Err(Status::PAGE_ALREADY_ACCEPTED),
@@ -159,7 +160,7 @@ fn accept<P: Platform>(vp: &OpenVp<'_, P>, rcx: u64) -> Result<Tdcall, Status> {
         call.platform.fill(page.wrapping_add(done), PAGE_SIZE, 0);
         done = done.wrapping_add(PAGE_SIZE);
     }
-    held.set_sept_entry(SeptEntry::mapped(page).0);
+    found.set_locked(SeptEntry::mapped(page));
     Ok(Tdcall::Return)
 }
 

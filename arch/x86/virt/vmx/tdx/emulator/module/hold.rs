@@ -7,11 +7,12 @@
 use super::{
     dispatch::Call,
     locks::{
-        Held,
         Lock,
         LockRecord,
+        Way,
         Word, //
     },
+    place::Place,
     platform::Platform,
     sept,
     td::{
@@ -28,61 +29,55 @@ impl Module {
     /// [`Self::release`] gives it back.
     pub fn hold<P: Platform>(&self, platform: &P, record: LockRecord) -> bool {
         let call = Call::new(self, platform, 0);
-        let held = self.locked_word(&call, record).and_then(|(word, kind)| {
-            match kind {
-                Kind::Plain => Held::sharex(&call, word, record.lock, record.mode),
-                Kind::HostPriority => {
-                    Held::sharex_host_priority(&call, word, record.lock, record.mode)
-                }
-                Kind::SeptEntry { entry, gpa } => Held::sept_entry(&call, entry, gpa),
-            }
-            .ok()
-        });
-        held.map(Held::keep).is_some()
+        let LockRecord { lock, mode } = record;
+        let word = self.locked_word(&call, record);
+        // The call ends without giving it back.
+        word.is_some_and(|(word, way)| call.take(word, way, lock, mode).is_ok())
     }
 
     /// Gives back a lock that [`Self::hold`] took.
     pub fn release<P: Platform>(&self, platform: &P, record: LockRecord) {
         let call = Call::new(self, platform, 0);
-        if let Some((word, kind)) = self.locked_word(&call, record) {
-            match kind {
-                Kind::SeptEntry { .. } => drop(Held::kept_sept_entry(&call, word, record)),
-                _ => drop(Held::kept(&call, word, record)),
-            }
+        if let Some((word, way)) = self.locked_word(&call, record) {
+            call.hold(word, way, record);
+            call.release_to(0);
         }
     }
 
+    /// Where a lock is, and how it is held.
     fn locked_word<'c, P: Platform>(
         &'c self,
         call: &'c Call<'c, P>,
-        record: LockRecord,
-    ) -> Option<(Word<'c>, Kind)> {
+        LockRecord { lock, mode }: LockRecord,
+    ) -> Option<(Word<'c, P>, Way)> {
+        let (sharex, host_priority) = (Way::sharex(mode), Way::sharex_host_priority(mode));
         let tdcs_word = |tdr: u64, field: TdcsField| {
             let tdcs: Tdcs<'c, P> = Td::new(call, tdr).tdcs()?;
-            Some(Word::Memory(tdcs.field_pa(field)))
+            Some(Word::Memory(tdcs.at(field).word()))
         };
-        Some(match record.lock {
-            Lock::Global => (Word::Local(&self.global_lock), Kind::Plain),
-            Lock::Kot => (self.kot.lock_word(), Kind::Plain),
+        Some(match lock {
+            Lock::Global => (Word::Local(&self.global_lock), sharex),
+            Lock::Kot => (self.kot.lock_word(), sharex),
             Lock::Wbcache(package) => {
                 let write_back = self.write_back.get(package as usize)?;
-                (write_back.lock_word(), Kind::Plain)
+                (write_back.lock_word(), sharex)
             }
             Lock::Tdmr(index) => {
                 let tdmr = self.tdmrs.iter().nth(index as usize)?;
-                (tdmr.lock_word(), Kind::Plain)
+                (tdmr.lock_word(), sharex)
             }
             Lock::Page { pa, level } => {
                 let (tdmr, offset) = self.tdmrs.find(pa)?;
-                (Word::Memory(tdmr.entry(offset, level)), Kind::HostPriority)
+                let entry = Place::find(call.platform, tdmr.entry(offset, level));
+                (Word::Memory(entry.word()), host_priority)
             }
-            Lock::OpState(tdr) => {
-                let word = tdcs_word(tdr, TdcsField::OpStateLock)?;
-                (word, Kind::HostPriority)
+            Lock::OpState(tdr) => (tdcs_word(tdr, TdcsField::OpStateLock)?, host_priority),
+            Lock::SeptTree(tdr) => (tdcs_word(tdr, TdcsField::SeptLock)?, sharex),
+            Lock::Epoch(tdr) => (tdcs_word(tdr, TdcsField::EpochLock)?, sharex),
+            Lock::SeptEntry { entry, .. } => {
+                let entry = Place::find(call.platform, entry);
+                (Word::Memory(entry.word()), Way::SEPT_ENTRY)
             }
-            Lock::SeptTree(tdr) => (tdcs_word(tdr, TdcsField::SeptLock)?, Kind::Plain),
-            Lock::Epoch(tdr) => (tdcs_word(tdr, TdcsField::EpochLock)?, Kind::Plain),
-            Lock::SeptEntry { entry, gpa } => (Word::Memory(entry), Kind::SeptEntry { entry, gpa }),
         })
     }
 
@@ -98,14 +93,8 @@ impl Module {
         let tdcs = Td::new(&call, tdr).tdcs()?;
         let (walk, complete) = sept::walk(&tdcs, gpa, level);
         complete.then_some(Lock::SeptEntry {
-            entry: walk.pa,
+            entry: walk.place.pa(),
             gpa,
         })
     }
-}
-
-enum Kind {
-    Plain,
-    HostPriority,
-    SeptEntry { entry: u64, gpa: u64 },
 }

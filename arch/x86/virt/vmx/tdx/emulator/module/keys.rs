@@ -5,9 +5,9 @@
 use super::{
     dispatch::Call,
     locks::{
-        Held,
         Lock,
         LockMode,
+        Way,
         Word, //
     },
     platform::Platform,
@@ -88,13 +88,13 @@ impl KeyOwnershipTable {
         &'c self,
         call: &'c Call<'c, P>,
         mode: LockMode,
-    ) -> Result<Held<'c, P>, Status> {
-        Held::sharex(call, Word::Local(&self.lock), Lock::Kot, mode)
+    ) -> Result<(), Status> {
+        call.take(self.lock_word(), Way::sharex(mode), Lock::Kot, mode)
             .map_err(|_| Status::OPERAND_BUSY.on(Operand::Kot))
     }
 
     /// The table's lock.
-    pub(super) fn lock_word(&self) -> Word<'_> {
+    pub(super) fn lock_word<P: Platform>(&self) -> Word<'_, P> {
         Word::Local(&self.lock)
     }
 
@@ -154,14 +154,14 @@ impl WriteBack {
         &'c self,
         call: &'c Call<'c, P>,
         package: u32,
-    ) -> Result<Held<'c, P>, Status> {
-        let lock = Lock::Wbcache(package);
-        Held::sharex(call, Word::Local(&self.lock), lock, LockMode::Exclusive)
+    ) -> Result<(), Status> {
+        let (lock, mode) = (Lock::Wbcache(package), LockMode::Exclusive);
+        call.take(self.lock_word(), Way::sharex(mode), lock, mode)
             .map_err(|_| Status::OPERAND_BUSY.on(Operand::Wbcache))
     }
 
     /// The lock of the package's write-back.
-    pub(super) fn lock_word(&self) -> Word<'_> {
+    pub(super) fn lock_word<P: Platform>(&self) -> Word<'_, P> {
         Word::Local(&self.lock)
     }
 

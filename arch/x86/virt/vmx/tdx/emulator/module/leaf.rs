@@ -175,6 +175,15 @@ impl LeafLock {
         }
     }
 
+    /// How this call of the leaf locks it.
+    #[inline(always)]
+    pub(super) fn mode_of<P: Platform>(&self, call: &Call<'_, P>) -> LockMode {
+        if self.mode as u8 == self.strict as u8 {
+            return self.mode;
+        }
+        self.mode_in(call.version, call.module.profile())
+    }
+
     /// The status if the lock cannot be had.
     pub const fn busy(&self) -> Status {
         match self.operand {
@@ -436,9 +445,9 @@ macro_rules! leaves {
         };
 
         /// Runs the leaf of that number.
-        pub(super) fn run<P: Platform>(
+        pub(super) fn run<'c, P: Platform>(
             number: u16,
-            call: &Call<'_, P>,
+            call: &'c Call<'c, P>,
             regs: &mut Regs,
         ) -> LeafResult {
             $(

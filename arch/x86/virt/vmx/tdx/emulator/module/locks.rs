@@ -9,14 +9,19 @@
 
 use super::{
     dispatch::Call,
+    place::WordOf,
     platform::{
         Event,
+        FoundWord,
         Platform, //
     },
 };
-use core::sync::atomic::{
-    AtomicU64,
-    Ordering, //
+use core::{
+    cell::Cell,
+    sync::atomic::{
+        AtomicU64,
+        Ordering, //
+    }, //
 };
 
 /// How a lock is held.
@@ -77,6 +82,8 @@ pub(super) struct Busy;
 const EXCLUSIVE: u64 = 1 << 0;
 const SHARED_ONE: u64 = 1 << 1;
 const SHARED_MASK: u64 = 0x7ffe;
+/// Set when there are 8192 holders: many more than processors, and room for one more each.
+const SHARED_MANY: u64 = 1 << 14;
 /// Set when the host failed to get the lock, cleared when it does: until then, guests must not.
 const HOST_PRIORITY: u64 = 1 << 15;
 
@@ -89,292 +96,299 @@ pub(super) const SEPT_ENTRY_HOST_PRIORITY: u64 = 1 << 52;
 const ATTEMPTS: u32 = 1024;
 
 /// Where a lock's word is.
-#[derive(Clone, Copy)]
-pub(super) enum Word<'a> {
+pub(super) enum Word<'c, P: Platform + 'c> {
     /// In memory.
-    Memory(u64),
+    Memory(WordOf<'c, P>),
     /// In the module.
-    Local(&'a AtomicU64),
+    Local(&'c AtomicU64),
 }
 
-impl Word<'_> {
-    fn load<P: Platform>(self, platform: &P) -> u64 {
+impl<P: Platform> Clone for Word<'_, P> {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<P: Platform> Copy for Word<'_, P> {}
+
+impl<'c, P: Platform + 'c> Word<'c, P> {
+    #[inline(always)]
+    fn load(self) -> u64 {
         match self {
-            Word::Memory(pa) => platform.read64(pa),
+            Word::Memory(word) => word.load(),
             Word::Local(word) => word.load(Ordering::Acquire),
         }
     }
 
-    fn cas<P: Platform>(self, platform: &P, current: u64, new: u64) -> Result<u64, u64> {
+    #[inline(always)]
+    fn cas(self, current: u64, new: u64) -> Result<u64, u64> {
         match self {
-            Word::Memory(pa) => platform.cas64(pa, current, new),
+            Word::Memory(word) => word.cas(current, new),
             Word::Local(word) => {
                 word.compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire)
             }
         }
     }
 
-    /// Gives the lock back that is in the word.
-    #[inline(always)]
-    fn give_back<P: Platform>(self, platform: &P, format: Format, mode: LockMode) {
-        // Another processor can make this try again only by succeeding itself, once for each try.
-        self.update(platform, u32::MAX, |value| format.given_back(mode, value));
-    }
-
     /// Changes the word with `change`, until nobody interferes.
     #[inline(always)]
-    fn update<P: Platform>(self, platform: &P, attempts: u32, change: impl Fn(u64) -> u64) {
-        let mut value = self.load(platform);
+    pub(super) fn update(self, attempts: u32, change: impl Fn(u64) -> u64) {
+        let mut value = self.load();
         for _ in 0..attempts {
-            match self.cas(platform, value, change(value)) {
+            match self.cas(value, change(value)) {
                 Ok(_) => break,
                 Err(now) => value = now,
             }
         }
     }
-}
 
-/// The bits of a word that are the lock, and what they mean.
-#[derive(Clone, Copy)]
-pub(super) enum Format {
-    /// Shared or exclusive, in the low 16 bits.
-    Sharex,
-    /// The same with a bit by which a waiting host keeps guests away.
-    SharexHostPriority,
-    /// One bit in a Secure EPT entry.
-    SeptEntry,
-    /// The same for a guest, which leaves it to a host that waits.
-    SeptEntryForGuest,
-}
-
-impl Format {
-    /// The word once the lock is taken; [`None`] if it cannot be had.
-    fn taken(self, mode: LockMode, value: u64) -> Option<u64> {
-        match (self, mode) {
-            (Format::SeptEntry, _) => (value & SEPT_ENTRY_LOCK == 0)
-                .then_some((value | SEPT_ENTRY_LOCK) & !SEPT_ENTRY_HOST_PRIORITY),
-            (Format::SeptEntryForGuest, _) => {
-                (value & (SEPT_ENTRY_LOCK | SEPT_ENTRY_HOST_PRIORITY) == 0)
-                    .then_some(value | SEPT_ENTRY_LOCK)
-            }
-            (_, LockMode::Exclusive) => (value & (EXCLUSIVE | SHARED_MASK) == 0)
-                .then_some((value | EXCLUSIVE) & !HOST_PRIORITY),
-            (_, LockMode::Shared) => (value & EXCLUSIVE == 0 && value & SHARED_MASK != SHARED_MASK)
-                .then_some((value & !HOST_PRIORITY).wrapping_add(SHARED_ONE)),
-        }
-    }
-
-    /// The word once the lock is given back.
-    fn given_back(self, mode: LockMode, value: u64) -> u64 {
-        match (self, mode) {
-            (Format::SeptEntry | Format::SeptEntryForGuest, _) => value & !SEPT_ENTRY_LOCK,
-            (_, LockMode::Exclusive) => value & !EXCLUSIVE,
-            (_, LockMode::Shared) if value & SHARED_MASK == 0 => value,
-            (_, LockMode::Shared) => value.wrapping_sub(SHARED_ONE),
-        }
-    }
-
-    /// What a host that did not get the lock sets in the word, to keep guests away.
-    fn mark(self) -> u64 {
+    /// Takes away what a holder of the lock has added.
+    #[inline(always)]
+    fn release(self, unit: u64) {
         match self {
-            Format::Sharex | Format::SeptEntryForGuest => 0,
-            Format::SharexHostPriority => HOST_PRIORITY,
-            Format::SeptEntry => SEPT_ENTRY_HOST_PRIORITY,
-        }
+            Word::Memory(word) => word.fetch_add(unit.wrapping_neg()),
+            Word::Local(word) => word.fetch_sub(unit, Ordering::AcqRel),
+        };
     }
 }
 
-/// Takes a lock whose word was just found to be `value`, unless somebody else has it or what `still`
-/// looks at in the word changes.
-pub(super) fn take<P: Platform>(
-    call: &Call<'_, P>,
-    word: Word<'_>,
-    format: Format,
-    record: LockRecord,
-    mut value: u64,
-    still: impl Fn(u64) -> bool,
-) -> Result<(), Busy> {
-    let platform = call.platform;
-    for _ in 0..ATTEMPTS {
-        if !still(value) {
+/// One way to hold a lock: what that means for the word.
+#[derive(Clone, Copy)]
+pub(super) struct Way {
+    /// What each holder adds.
+    unit: u64,
+    /// The bits of which none may be set.
+    excluded_by: u64,
+    /// The bit by which a host that did not get the lock keeps guests away. One that gets it clears
+    /// it.
+    mark: u64,
+}
+
+impl Way {
+    /// In the low 16 bits.
+    #[inline(always)]
+    pub(super) const fn sharex(mode: LockMode) -> Self {
+        let (unit, excluded_by) = match mode {
+            LockMode::Shared => (SHARED_ONE, EXCLUSIVE | SHARED_MANY),
+            LockMode::Exclusive => (EXCLUSIVE, EXCLUSIVE | SHARED_MASK),
+        };
+        Self {
+            unit,
+            excluded_by,
+            mark: 0,
+        }
+    }
+
+    /// The same with the mark.
+    #[inline(always)]
+    pub(super) const fn sharex_host_priority(mode: LockMode) -> Self {
+        Self {
+            mark: HOST_PRIORITY,
+            ..Self::sharex(mode)
+        }
+    }
+
+    /// One bit in a Secure EPT entry.
+    pub(super) const SEPT_ENTRY: Self = Self {
+        unit: SEPT_ENTRY_LOCK,
+        excluded_by: SEPT_ENTRY_LOCK,
+        mark: SEPT_ENTRY_HOST_PRIORITY,
+    };
+
+    /// The same for a guest, which leaves it to a host that waits.
+    pub(super) const SEPT_ENTRY_FOR_GUEST: Self = Self {
+        excluded_by: SEPT_ENTRY_LOCK | SEPT_ENTRY_HOST_PRIORITY,
+        mark: 0,
+        ..Self::SEPT_ENTRY
+    };
+
+    /// The word once the lock is taken; [`None`] if it cannot be had.
+    #[inline(always)]
+    const fn taken(self, value: u64) -> Option<u64> {
+        if value & self.excluded_by != 0 {
+            return None;
+        }
+        Some((value & !self.mark).wrapping_add(self.unit))
+    }
+}
+
+/// The most locks that a leaf holds at once. These are TDH.MEM.PAGE.AUG's: the entries for the three
+/// sizes of two pages, the operation state, the tree, and an entry in it.
+const MAX_HELD: usize = 9;
+
+/// The locks that a SEAMCALL holds, in the order in which it took them.
+///
+/// A leaf gives its locks back at its end, in reverse order. So what it opens has nothing to do when
+/// it is dropped, and is no larger than what it is opened for.
+pub(super) struct HeldLocks<'c, P: Platform> {
+    locks: [Held<'c, P>; MAX_HELD],
+    count: Cell<usize>,
+}
+
+/// A lock that is held, or is about to be.
+struct Held<'c, P: Platform> {
+    word: Cell<Word<'c, P>>,
+    /// What is taken away from the word in the end.
+    unit: Cell<u64>,
+    /// Which lock it is, if somebody wants to know.
+    record: Cell<Option<LockRecord>>,
+}
+
+impl<P: Platform> Held<'_, P> {
+    /// Tries to take the lock, as long as its word changes for other reasons than being taken. Its
+    /// word was `value`, of which the bits `same` must not change.
+    ///
+    /// If that fails, leaves the mark. For the rest see [`Way`].
+    #[cold]
+    #[inline(never)]
+    fn take_again(&self, mut value: u64, same: u64, excluded_by: u64, mark: u64) -> bool {
+        let word = self.word.get();
+        let way = Way {
+            unit: self.unit.get(),
+            excluded_by,
+            mark,
+        };
+        let expected = value & same;
+        for _ in 0..ATTEMPTS {
+            let Some(new) = way.taken(value) else {
+                break;
+            };
+            match word.cas(value, new) {
+                Ok(_) => return true,
+                Err(now) => value = now,
+            }
+            if value & same != expected {
+                return false;
+            }
+        }
+        // Only for guests: if it cannot be left, the next attempt will leave it.
+        if mark != 0 {
+            word.update(ATTEMPTS, |value| value | mark);
+        }
+        false
+    }
+}
+
+impl<'c, P: Platform> HeldLocks<'c, P> {
+    /// None. Any word will do where a lock may be held later.
+    #[inline(always)]
+    pub(super) fn new(any: &'c AtomicU64) -> Self {
+        Self {
+            locks: core::array::from_fn(|_| Held {
+                word: Cell::new(Word::Local(any)),
+                unit: Cell::new(0),
+                record: Cell::new(None),
+            }),
+            count: Cell::new(0),
+        }
+    }
+
+    /// Where the next lock goes.
+    #[inline(always)]
+    fn vacant(&self) -> Option<&Held<'c, P>> {
+        self.locks.get(self.count.get())
+    }
+}
+
+impl<'c, P: Platform> Call<'c, P> {
+    /// Takes a lock.
+    #[inline(always)]
+    pub(super) fn take(
+        &self,
+        word: Word<'c, P>,
+        way: Way,
+        lock: Lock,
+        mode: LockMode,
+    ) -> Result<(), Busy> {
+        self.take_found(word, word.load(), 0, way, || LockRecord { lock, mode })
+    }
+
+    /// Takes a lock whose word was just found to be `value`, unless somebody else has it or one of
+    /// the bits `same` changes.
+    #[inline(always)]
+    pub(super) fn take_found(
+        &self,
+        word: Word<'c, P>,
+        value: u64,
+        same: u64,
+        way: Way,
+        record: impl Fn() -> LockRecord,
+    ) -> Result<(), Busy> {
+        // Put there before it is taken, it need not be passed on if that fails.
+        let next = self.locks.vacant().ok_or(Busy)?;
+        next.word.set(word);
+        next.unit.set(way.unit);
+        let taken = match way.taken(value) {
+            Some(new) => word.cas(value, new).is_ok(),
+            None => false,
+        };
+        if !taken && !next.take_again(value, same, way.excluded_by, way.mark) {
+            if self.platform.observes() {
+                self.platform.observe(Event::LockBusy(record()));
+            }
             return Err(Busy);
         }
-        let Some(new) = format.taken(record.mode, value) else {
-            break;
-        };
-        match word.cas(platform, value, new) {
-            Ok(_) => {
-                if platform.observes() {
-                    platform.observe(Event::LockTaken(record));
-                }
-                return Ok(());
-            }
-            Err(now) => value = now,
+        if self.platform.observes() {
+            next.record.set(Some(record()));
+            self.platform.observe(Event::LockTaken(record()));
         }
+        self.hold_next();
+        Ok(())
     }
 
-    // Only a mark for guests: if it cannot be left, the next attempt will leave it.
-    let mark = format.mark();
-    if mark != 0 {
-        word.update(platform, ATTEMPTS, |value| value | mark);
-    }
-    if platform.observes() {
-        platform.observe(Event::LockBusy(record));
-    }
-    Err(Busy)
-}
-
-/// Gives a lock back. Which one it is, only an observer wants to know.
-#[inline(always)]
-pub(super) fn give_back<P: Platform>(
-    call: &Call<'_, P>,
-    word: Word<'_>,
-    format: Format,
-    mode: LockMode,
-    lock: impl FnOnce() -> Lock,
-) {
-    let platform = call.platform;
-    if platform.observes() {
-        let lock = lock();
-        return give_back_observed(platform, word, format, LockRecord { lock, mode });
-    }
-    word.give_back(platform, format, mode);
-}
-
-#[cold]
-#[inline(never)]
-fn give_back_observed<P: Platform>(
-    platform: &P,
-    word: Word<'_>,
-    format: Format,
-    record: LockRecord,
-) {
-    platform.observe(Event::LockReleasing(record));
-    word.give_back(platform, format, record.mode);
-    platform.observe(Event::LockReleased(record));
-}
-
-/// A lock that is held. It is given back when this is dropped.
-#[must_use = "the lock is given back at once if unused"]
-pub(super) struct Held<'c, P: Platform> {
-    call: &'c Call<'c, P>,
-    word: Word<'c>,
-    lock: Lock,
-    mode: LockMode,
-    format: Format,
-}
-
-impl<'c, P: Platform> Held<'c, P> {
-    /// Takes a lock that only the host takes.
-    pub(super) fn sharex(
-        call: &'c Call<'c, P>,
-        word: Word<'c>,
-        lock: Lock,
-        mode: LockMode,
-    ) -> Result<Self, Busy> {
-        Self::take(call, word, Format::Sharex, LockRecord { lock, mode })
-    }
-
-    /// Takes a lock that guests take too.
-    pub(super) fn sharex_host_priority(
-        call: &'c Call<'c, P>,
-        word: Word<'c>,
-        lock: Lock,
-        mode: LockMode,
-    ) -> Result<Self, Busy> {
-        let record = LockRecord { lock, mode };
-        Self::take(call, word, Format::SharexHostPriority, record)
-    }
-
-    /// Takes the lock of the Secure EPT entry at `entry`.
-    pub(super) fn sept_entry(call: &'c Call<'c, P>, entry: u64, gpa: u64) -> Result<Self, Busy> {
-        let lock = Lock::SeptEntry { entry, gpa };
-        let mode = LockMode::Exclusive;
-        let record = LockRecord { lock, mode };
-        Self::take(call, Word::Memory(entry), Format::SeptEntry, record)
-    }
-
-    /// Takes the lock of the Secure EPT entry at `entry` for a guest.
-    pub(super) fn sept_entry_for_guest(
-        call: &'c Call<'c, P>,
-        entry: u64,
-        gpa: u64,
-    ) -> Result<Self, Busy> {
-        let lock = Lock::SeptEntry { entry, gpa };
-        let mode = LockMode::Exclusive;
-        let record = LockRecord { lock, mode };
-        Self::take(call, Word::Memory(entry), Format::SeptEntryForGuest, record)
-    }
-
-    fn take(
-        call: &'c Call<'c, P>,
-        word: Word<'c>,
-        format: Format,
-        record: LockRecord,
-    ) -> Result<Self, Busy> {
-        let value = word.load(call.platform);
-        take(call, word, format, record, value, |_| true)?;
-        Ok(Self::of(call, word, format, record))
-    }
-
-    fn of(call: &'c Call<'c, P>, word: Word<'c>, format: Format, record: LockRecord) -> Self {
-        let LockRecord { lock, mode } = record;
-        Self {
-            call,
-            word,
-            lock,
-            mode,
-            format,
-        }
-    }
-
-    /// Leaves the lock held.
-    pub(super) fn keep(self) {
-        core::mem::forget(self);
-    }
-
-    /// A lock that was left held.
-    pub(super) fn kept(call: &'c Call<'c, P>, word: Word<'c>, record: LockRecord) -> Self {
-        Self::of(call, word, Format::Sharex, record)
-    }
-
-    /// A lock of a Secure EPT entry that was left held.
-    pub(super) fn kept_sept_entry(
-        call: &'c Call<'c, P>,
-        word: Word<'c>,
-        record: LockRecord,
-    ) -> Self {
-        Self::of(call, word, Format::SeptEntry, record)
-    }
-
-    /// Gives the locked Secure EPT entry a new value. It stays locked.
-    pub(super) fn set_sept_entry(&self, value: u64) {
-        // Others may only set the host-priority bit meanwhile.
-        self.word.update(self.call.platform, u32::MAX, |now| {
-            let keep = now & SEPT_ENTRY_HOST_PRIORITY;
-            value & !SEPT_ENTRY_HOST_PRIORITY | SEPT_ENTRY_LOCK | keep
-        });
-    }
-}
-
-impl<P: Platform> Drop for Held<'_, P> {
-    // Inlined, as what has its address taken would be copied from caller to caller.
+    /// Counts the lock that was put there.
     #[inline(always)]
-    fn drop(&mut self) {
-        give_back(self.call, self.word, self.format, self.mode, || self.lock);
+    fn hold_next(&self) {
+        self.locks.count.set(self.held_locks().wrapping_add(1));
     }
-}
 
-/// Adds to a counter in memory that several holders of a shared lock may change.
-///
-/// Returns the former value.
-pub(super) fn fetch_add<P: Platform>(platform: &P, pa: u64, delta: u64) -> u64 {
-    let mut value = platform.read64(pa);
-    for _ in 0..u32::MAX {
-        match platform.cas64(pa, value, value.wrapping_add(delta)) {
-            Ok(_) => break,
-            Err(now) => value = now,
+    /// Holds a lock that another SEAMCALL took.
+    pub(super) fn hold(&self, word: Word<'c, P>, way: Way, record: LockRecord) {
+        if let Some(next) = self.locks.vacant() {
+            next.word.set(word);
+            next.unit.set(way.unit);
+            next.record.set(Some(record));
+            self.hold_next();
         }
     }
-    value
+
+    /// How many locks are held.
+    #[inline(always)]
+    pub(super) fn held_locks(&self) -> usize {
+        self.locks.count.get()
+    }
+
+    /// Gives the locks back that were taken since so many were held, the last first.
+    pub(super) fn release_to(&self, count: usize) {
+        let held = self.locks.locks.get(count..self.held_locks());
+        let held = held.unwrap_or(&[]).iter().rev();
+        if self.platform.observes() {
+            held.for_each(|held| self.release_observed(held));
+        } else {
+            held.for_each(|held| held.word.get().release(held.unit.get()));
+        }
+        self.locks.count.set(count);
+    }
+
+    #[cold]
+    fn release_observed(&self, held: &Held<'c, P>) {
+        let record = held.record.take();
+        if let Some(record) = record {
+            self.platform.observe(Event::LockReleasing(record));
+        }
+        held.word.get().release(held.unit.get());
+        if let Some(record) = record {
+            self.platform.observe(Event::LockReleased(record));
+        }
+    }
+
+    /// Gives the locks back that `f` takes.
+    #[inline(always)]
+    pub(super) fn scoped<T>(&self, f: impl FnOnce() -> T) -> T {
+        let before = self.held_locks();
+        let result = f();
+        self.release_to(before);
+        result
+    }
 }

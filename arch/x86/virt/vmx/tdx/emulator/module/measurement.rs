@@ -77,14 +77,14 @@ impl<P: Platform> Tdcs<'_, P> {
             *to = from;
         }
         let platform = self.call().platform;
-        platform.write(self.field_pa(TdcsField::Mrtd), &mrtd);
+        platform.write(self.at(TdcsField::Mrtd).pa(), &mrtd);
     }
 
     /// The measurement, once it is finished.
     pub(super) fn mrtd(&self) -> [u8; 48] {
         let mut mrtd = [0; 48];
         let platform = self.call().platform;
-        platform.read(self.field_pa(TdcsField::Mrtd), &mut mrtd);
+        platform.read(self.at(TdcsField::Mrtd).pa(), &mut mrtd);
         mrtd
     }
 
@@ -92,24 +92,25 @@ impl<P: Platform> Tdcs<'_, P> {
         let mut state = self.state();
         self.call().platform.sha384_blocks(&mut state, blocks);
         self.set_state(&state);
-        self.fetch_add(TdcsField::MrtdBytes, blocks.len() as u64);
+        let bytes = self.at(TdcsField::MrtdBytes);
+        bytes.fetch_add(blocks.len() as u64);
     }
 
     fn state(&self) -> [u64; 8] {
         let mut state = [0; 8];
-        let mut pa = self.field_pa(TdcsField::MrtdState);
+        let mut place = self.at(TdcsField::MrtdState);
         for word in &mut state {
-            *word = self.call().platform.read64(pa);
-            pa = pa.wrapping_add(8);
+            *word = place.load();
+            place = place.at(8);
         }
         state
     }
 
     fn set_state(&self, state: &[u64; 8]) {
-        let mut pa = self.field_pa(TdcsField::MrtdState);
+        let mut place = self.at(TdcsField::MrtdState);
         for word in state {
-            self.call().platform.write64(pa, *word);
-            pa = pa.wrapping_add(8);
+            place.store(*word);
+            place = place.at(8);
         }
     }
 }

@@ -313,12 +313,8 @@ pub(super) fn read_td<P: Platform>(
 
 fn td_value<P: Platform>(tdcs: &Tdcs<'_, P>, field: Field) -> u64 {
     let td = tdcs.td();
-    let platform = tdcs.call().platform;
     let with_hkid = |pa: u64| with_hkid(tdcs, pa);
-    let word = |field: TdcsField, index: u64| {
-        let offset = index.wrapping_mul(8);
-        platform.read64(tdcs.field_pa(field).wrapping_add(offset))
-    };
+    let word = |field: TdcsField, index: u64| tdcs.at(field).at(index.wrapping_mul(8)).load();
     match (field.class, field.code) {
         (0x00, 1) => u64::from(td.is_fatal()),
         (0x00, 2) => td.get(TdrField::NumTdcx),
@@ -334,8 +330,8 @@ fn td_value<P: Platform>(tdcs: &Tdcs<'_, P>, field: Field) -> u64 {
             }
         }
         (0x00, code @ 0x20..=0x23) => {
-            let pa = td.tdr.wrapping_add(TdrField::Uuid as u64);
-            platform.read64(pa.wrapping_add(code.wrapping_sub(0x20).wrapping_mul(8)))
+            let offset = code.wrapping_sub(0x20).wrapping_mul(8);
+            td.at(TdrField::Uuid).at(offset).load()
         }
         (0x01, 1) => u64::from(td.hkid()),
         (0x01, 2) => td.get(TdrField::Packages),
@@ -361,8 +357,8 @@ fn td_value<P: Platform>(tdcs: &Tdcs<'_, P>, field: Field) -> u64 {
             u64::from(cpuid::is_readable(profile, code.wrapping_sub(0x80)))
         }
         (0x12, 0) => tdcs.get(TdcsField::Epoch),
-        (0x12, 1) => tdcs.epoch_users(0),
-        (0x12, 2) => tdcs.epoch_users(1),
+        (0x12, 1) => tdcs.epoch_users(0).load(),
+        (0x12, 2) => tdcs.epoch_users(1).load(),
         (0x13, code @ 0x00..=0x05) => word(TdcsField::Mrtd, code),
         (0x13, code @ 0x10..=0x15) => word(TdcsField::MrConfigId, code.wrapping_sub(0x10)),
         (0x13, code @ 0x18..=0x1d) => word(TdcsField::MrOwner, code.wrapping_sub(0x18)),

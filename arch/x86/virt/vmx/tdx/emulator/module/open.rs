@@ -7,7 +7,8 @@
 //! `const TD: TdAccess = TdAccess::of(&INFO)`, which does not compile if the declaration lacks what
 //! the leaf is about to lock, and then with `TD.open(…)`.
 //!
-//! All of this is inlined, for what is opened is large and would be copied from caller to caller.
+//! What is opened stays locked until the leaf ends. All of this is inlined: what a leaf declares is
+//! constant, so little is left of looking at it.
 
 use super::{
     dispatch::Call,
@@ -16,8 +17,6 @@ use super::{
         LeafLock,
         LockOf, //
     },
-    locks::Held,
-    pamt::LockedPage,
     platform::Platform,
     regs::Regs,
     sept::{
@@ -71,31 +70,26 @@ impl TdAccess {
     #[inline(always)]
     fn check<'c, P: Platform>(&self, td: LockedTd<'c, P>) -> Result<OpenTd<'c, P>, Status> {
         let tdcs = td.accessible_tdcs()?;
-        let op_state = match &self.op_state {
-            Some(lock) => Some(tdcs.lock_op_state(lock)?),
-            None => None,
-        };
+        let locks_before = tdcs.call().held_locks();
+        if let Some(lock) = &self.op_state {
+            tdcs.lock_op_state(lock)?;
+        }
         tdcs.check_op_state(self.op_states)?;
-        Ok(OpenTd {
-            tdcs,
-            op_state,
-            _td: td,
-        })
+        Ok(OpenTd { tdcs, locks_before })
     }
 }
 
 /// A TD that is locked and in a state as the leaf's declaration says.
 pub(super) struct OpenTd<'c, P: Platform> {
     tdcs: Tdcs<'c, P>,
-    // Fields are dropped, and locks given back, in this order.
-    op_state: Option<Held<'c, P>>,
-    _td: LockedTd<'c, P>,
+    /// How many locks were held before that of the operation state.
+    locks_before: usize,
 }
 
 impl<P: Platform> OpenTd<'_, P> {
-    /// Lets the operation state change.
-    pub(super) fn unlock_op_state(&mut self) {
-        self.op_state = None;
+    /// Lets the operation state change. Its lock must be the last that the leaf holds.
+    pub(super) fn unlock_op_state(&self) {
+        self.tdcs.call().release_to(self.locks_before);
     }
 }
 
@@ -139,11 +133,10 @@ impl VpAccess {
         call: &'c Call<'c, P>,
         tdvpr: u64,
     ) -> Result<OpenVp<'c, P>, Status> {
-        let LockedVp { vp, td, page } = self.lock(call, tdvpr)?;
+        let LockedVp { vp, td } = self.lock(call, tdvpr)?;
         Ok(OpenVp {
             vp,
             td: self.td.check(td)?,
-            _page: page,
         })
     }
 }
@@ -151,10 +144,8 @@ impl VpAccess {
 /// A vCPU that is locked, with its TD, which is in a state as the leaf's declaration says.
 pub(super) struct OpenVp<'c, P: Platform> {
     vp: Vp<'c, P>,
-    // Fields are dropped, and locks given back, in this order.
     /// The TD.
     pub(super) td: OpenTd<'c, P>,
-    _page: LockedPage<'c, P>,
 }
 
 impl<P: Platform> OpenVp<'_, P> {

@@ -19,16 +19,17 @@ use super::{
     inspect::PageInfo,
     leaf::LeafLock,
     locks::{
-        self,
-        fetch_add,
-        Format,
+        Busy,
         Lock,
         LockMode,
         LockRecord,
+        Way,
         Word, //
     },
+    place::Place,
     platform::{
         Event,
+        FoundWord,
         MemoryRange,
         PageRecord,
         Platform, //
@@ -111,24 +112,41 @@ const OWNER_MASK: u64 = !0 << OWNER_SHIFT;
 const CHUNK_PAGES: u64 = PAGE_SIZE / PAMT_ENTRY_SIZE;
 
 /// A page's entry.
-#[derive(Clone, Copy)]
-struct Entry {
-    pa: u64,
+struct Entry<'c, P: Platform>(Place<'c, P>);
+
+impl<P: Platform> Clone for Entry<'_, P> {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        *self
+    }
 }
 
-impl Entry {
-    fn page_type<P: Platform>(self, platform: &P) -> Option<PageType> {
-        type_in(platform.read64(self.pa))
+impl<P: Platform> Copy for Entry<'_, P> {}
+
+impl<'c, P: Platform> Entry<'c, P> {
+    /// The entry of the page of that level at that offset in a TDMR.
+    #[inline(always)]
+    fn find(platform: &'c P, tdmr: &Tdmr, offset: u64, level: u8) -> Self {
+        Self(Place::find(platform, tdmr.entry(offset, level)))
     }
 
-    fn owner<P: Platform>(self, platform: &P) -> u64 {
-        (platform.read64(self.pa) >> OWNER_SHIFT).wrapping_mul(PAGE_SIZE)
+    /// The place of the entry's other half: the epoch in which the page was blocked.
+    fn blocking_epoch(self) -> Place<'c, P> {
+        self.0.at(8)
+    }
+
+    fn page_type(self) -> Option<PageType> {
+        type_in(self.0.load())
+    }
+
+    fn owner(self) -> u64 {
+        (self.0.load() >> OWNER_SHIFT).wrapping_mul(PAGE_SIZE)
     }
 
     /// Writes an entry that nobody else looks at yet.
-    fn initialize<P: Platform>(self, platform: &P, page_type: PageType) {
-        platform.write64(self.pa, (page_type as u64) << TYPE_SHIFT);
-        platform.write64(self.pa.wrapping_add(8), 0);
+    fn initialize(self, page_type: PageType) {
+        self.0.store((page_type as u64) << TYPE_SHIFT);
+        self.blocking_epoch().store(0);
     }
 }
 
@@ -137,85 +155,39 @@ fn type_in(value: u64) -> Option<PageType> {
     PageType::from_raw((value >> TYPE_SHIFT) as u8)
 }
 
-/// How [`lock_page`] descends.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Descend {
-    /// To the entry of this size, or to a larger page.
-    To(u8),
-    /// To whatever size the page has.
-    ToLeaf,
-}
-
-/// A page whose entry, and those above it, are locked.
-///
-/// Small, since it is handed up from where the locks are taken to the leaf.
-pub(super) struct LockedPage<'c, P: Platform> {
-    call: &'c Call<'c, P>,
-    /// The page's address, as the operand gave it.
-    pub(super) pa: u64,
-    /// The page's entry; 0 if that is not locked.
-    entry: u64,
-    /// The entries above it that are locked, shared, from 2 MiB on; 0 is none.
-    above: [u64; 2],
-    /// The size of the page: 0 is 4 KiB, 1 is 2 MiB, 2 is 1 GiB.
-    pub(super) level: u8,
-    mode: LockMode,
-}
-
-impl<P: Platform> Drop for LockedPage<'_, P> {
-    // Inlined, as what has its address taken would be copied from caller to caller.
-    #[inline(always)]
-    fn drop(&mut self) {
-        let unlock = |entry, level, mode| {
-            if entry != 0 {
-                unlock_entry(self.call, self.pa, entry, level, mode);
-            }
-        };
-        let [above_2m, above_1g] = self.above;
-        unlock(self.entry, self.level, self.mode);
-        unlock(above_2m, 1, LockMode::Shared);
-        unlock(above_1g, 2, LockMode::Shared);
-    }
-}
-
-/// Gives back the lock of the entry of that level for `pa`.
-#[inline(never)]
-fn unlock_entry<P: Platform>(call: &Call<'_, P>, pa: u64, entry: u64, level: u8, mode: LockMode) {
-    let lock = || record(pa, level, mode).lock;
-    locks::give_back(call, Word::Memory(entry), LOCK_FORMAT, mode, lock);
-}
-
-/// How an entry is locked.
-const LOCK_FORMAT: Format = Format::SharexHostPriority;
-
-/// The lock of the entry of that level for `pa`.
+/// The lock of the entry of that level for the page at `pa`.
 fn record(pa: u64, level: u8, mode: LockMode) -> LockRecord {
     let pa = pa & !level_size(level).wrapping_sub(1);
     let lock = Lock::Page { pa, level };
     LockRecord { lock, mode }
 }
 
-impl<P: Platform> LockedPage<'_, P> {
-    #[inline(always)]
-    fn entry(&self) -> Entry {
-        Entry { pa: self.entry }
-    }
+/// A page whose entry, and those above it, are locked.
+pub(super) struct LockedPage<'c, P: Platform> {
+    call: &'c Call<'c, P>,
+    /// The page's address, as the operand gave it.
+    pub(super) pa: u64,
+    entry: Entry<'c, P>,
+    /// The size of the page: 0 is 4 KiB, 1 is 2 MiB, 2 is 1 GiB.
+    pub(super) level: u8,
+}
 
+impl<'c, P: Platform> LockedPage<'c, P> {
     /// What the page is used for. [`None`] if the entry makes no sense.
     #[inline(always)]
     pub(super) fn page_type(&self) -> Option<PageType> {
-        self.entry().page_type(self.call.platform)
+        self.entry.page_type()
     }
 
     /// The owner's TDR. A free page has its last one.
     #[inline(always)]
     pub(super) fn owner(&self) -> u64 {
-        self.entry().owner(self.call.platform)
+        self.entry.owner()
     }
 
     /// The TD epoch in which the page was blocked.
     pub(super) fn blocking_epoch(&self) -> u64 {
-        self.call.platform.read64(self.entry().pa.wrapping_add(8))
+        self.entry.blocking_epoch().load()
     }
 
     /// Where the page starts.
@@ -242,15 +214,17 @@ impl<P: Platform> LockedPage<'_, P> {
 
     /// Gives the page to the TD with this TDR; a TDR has no owner, and 0 here.
     pub(super) fn assign(&self, page_type: PageType, owner: u64) {
-        let platform = self.call.platform;
         let owner_frame = owner / PAGE_SIZE;
-        platform.write64(self.entry().pa.wrapping_add(8), 0);
+        self.entry.blocking_epoch().store(0);
         self.set(|value| {
             value & !(TYPE_MASK | OWNER_MASK)
                 | ((page_type as u64) << TYPE_SHIFT)
                 | (owner_frame << OWNER_SHIFT)
         });
-        self.call.module.count_pages(page_type, self.pages());
+        let Call {
+            module, platform, ..
+        } = self.call;
+        module.count_pages(page_type, self.pages());
         platform.observe(Event::PageTaken(self.record(page_type, owner)));
     }
 
@@ -258,9 +232,11 @@ impl<P: Platform> LockedPage<'_, P> {
     /// caches were written back since.
     pub(super) fn free(&self, unflushed: Option<u16>) {
         if let Some(page_type) = self.page_type() {
-            let pages = self.pages().wrapping_neg();
-            self.call.module.count_pages(page_type, pages);
-            self.call.platform.observe(Event::PageReturned {
+            let Call {
+                module, platform, ..
+            } = self.call;
+            module.count_pages(page_type, self.pages().wrapping_neg());
+            platform.observe(Event::PageReturned {
                 page: self.record(page_type, self.owner()),
                 unflushed,
             });
@@ -270,69 +246,153 @@ impl<P: Platform> LockedPage<'_, P> {
 
     /// Changes what is not the lock.
     fn set(&self, change: impl Fn(u64) -> u64) {
-        let platform = self.call.platform;
-        let entry = self.entry();
-        let value = platform.read64(entry.pa);
+        let value = self.entry.0.load();
         // Others may only leave a mark in the lock meanwhile, so adding the difference is exact.
         let delta = change(value).wrapping_sub(value);
-        fetch_add(platform, entry.pa, delta);
+        self.entry.0.fetch_add(delta);
     }
 
     /// Whether every smaller page in this one is free.
     fn is_free_inside(&self) -> bool {
-        let Some((tdmr, offset)) = self.call.module.tdmrs.find(self.pa) else {
+        let call = self.call;
+        let Some((tdmr, offset)) = call.module.tdmrs.find(self.pa) else {
             return false;
         };
         (0..level_pages(self.level.min(1))).all(|page| {
             let offset = offset.wrapping_add(page.wrapping_mul(PAGE_SIZE));
-            let entry = Entry {
-                pa: tdmr.entry(offset, 0),
-            };
-            entry.page_type(self.call.platform) == Some(PageType::Nda)
+            let entry = Entry::find(call.platform, tdmr, offset, 0);
+            entry.page_type() == Some(PageType::Nda)
         })
     }
 }
 
+/// How a page is locked.
+struct PageLock {
+    /// How its entry is locked. Those above it are shared.
+    mode: LockMode,
+    /// The size to descend to, unless the page is larger; [`None`] for whatever size it has.
+    level: Option<u8>,
+    /// The status if somebody else has one of the entries.
+    busy: Status,
+    /// The status if there are none.
+    outside: Status,
+}
+
+impl PageLock {
+    /// As the leaf declares it.
+    #[inline(always)]
+    fn of<P: Platform>(call: &Call<'_, P>, lock: &LeafLock, level: Option<u8>) -> Self {
+        Self {
+            mode: lock.mode_of(call),
+            level,
+            busy: lock.busy(),
+            outside: lock.about(Status::OPERAND_ADDR_RANGE_ERROR),
+        }
+    }
+}
+
 /// Locks the entry of the page at `pa`, which lies in memory that has a PAMT.
+#[inline(never)]
 fn lock_page<'c, P: Platform>(
     call: &'c Call<'c, P>,
     pa: u64,
-    lock: &LeafLock,
-    descend: Descend,
+    lock: PageLock,
 ) -> Result<LockedPage<'c, P>, Status> {
-    let outside = lock.about(Status::OPERAND_ADDR_RANGE_ERROR);
-    let (tdmr, offset) = call.module.tdmrs.find(pa).ok_or(outside)?;
-    let mode = lock.mode_in(call.version, call.module.profile());
-    let mut page = LockedPage {
+    let (tdmr, offset) = call.module.tdmrs.find(pa).ok_or(lock.outside)?;
+    let descent = Descent {
         call,
         pa,
-        entry: 0,
-        above: [0; 2],
-        level: 0,
-        mode,
+        tdmr,
+        offset,
     };
-    let mut level = 2;
-    loop {
-        let is_last = |value| {
-            level == 0 || descend == Descend::To(level) || type_in(value) != Some(PageType::Nda)
-        };
-        let entry = tdmr.entry(offset, level);
-        let value = call.platform.read64(entry);
-        let last = is_last(value);
-        let record = record(pa, level, if last { mode } else { LockMode::Shared });
-        // If the type changes before it is locked, somebody has it.
-        let still = |value| is_last(value) == last;
-        locks::take(call, Word::Memory(entry), LOCK_FORMAT, record, value, still)
-            .map_err(|_| lock.busy())?;
-        if last {
-            page.entry = entry;
-            page.level = level;
-            return Ok(page);
+    // One by one, so that what is constant for a level is.
+    match descent.pass(&lock, 2) {
+        Passed::Yes => {}
+        Passed::Busy => return Err(lock.busy),
+        Passed::No { same } => return descent.lock_large(&lock, 2, same),
+    }
+    match descent.pass(&lock, 1) {
+        Passed::Yes => {}
+        Passed::Busy => return Err(lock.busy),
+        Passed::No { same } => return descent.lock_large(&lock, 1, same),
+    }
+    descent.lock(0, lock.mode, 0).map_err(|_| lock.busy)
+}
+
+/// Where a page's entries are.
+struct Descent<'c, 't, P: Platform> {
+    call: &'c Call<'c, P>,
+    pa: u64,
+    tdmr: &'t Tdmr,
+    offset: u64,
+}
+
+/// Whether a descent goes on to a smaller size.
+enum Passed {
+    Yes,
+    /// No, somebody has the entry.
+    Busy,
+    /// No, the page is that large, or is to be. If one of the bits `same` changes before the entry
+    /// is locked, somebody has it.
+    No {
+        same: u64,
+    },
+}
+
+impl<'c, P: Platform> Descent<'c, '_, P> {
+    #[inline(always)]
+    fn entry(&self, level: u8) -> Entry<'c, P> {
+        Entry::find(self.call.platform, self.tdmr, self.offset, level)
+    }
+
+    /// Shares the entry of that level, unless it is the one to descend to.
+    #[inline(always)]
+    fn pass(&self, lock: &PageLock, level: u8) -> Passed {
+        if lock.level == Some(level) {
+            return Passed::No { same: 0 };
         }
-        level = level.saturating_sub(1);
-        if let Some(above) = page.above.get_mut(usize::from(level)) {
-            *above = entry;
+        let word = self.entry(level).0.word();
+        let value = word.load();
+        let same = TYPE_MASK;
+        if type_in(value) != Some(PageType::Nda) {
+            return Passed::No { same };
         }
+        let mode = LockMode::Shared;
+        let way = Way::sharex_host_priority(mode);
+        let record = || record(self.pa, level, mode);
+        let word = Word::Memory(word);
+        match self.call.take_found(word, value, same, way, record) {
+            Ok(()) => Passed::Yes,
+            Err(Busy) => Passed::Busy,
+        }
+    }
+
+    /// Locks the entry of that level, which is not the last.
+    #[inline(never)]
+    fn lock_large(
+        &self,
+        lock: &PageLock,
+        level: u8,
+        same: u64,
+    ) -> Result<LockedPage<'c, P>, Status> {
+        self.lock(level, lock.mode, same).map_err(|_| lock.busy)
+    }
+
+    /// Locks the entry of that level, unless one of the bits `same` changes.
+    #[inline(always)]
+    fn lock(&self, level: u8, mode: LockMode, same: u64) -> Result<LockedPage<'c, P>, Busy> {
+        let entry = self.entry(level);
+        let word = entry.0.word();
+        let way = Way::sharex_host_priority(mode);
+        let record = || record(self.pa, level, mode);
+        self.call
+            .take_found(Word::Memory(word), word.load(), same, way, record)?;
+        Ok(LockedPage {
+            call: self.call,
+            pa: self.pa,
+            entry,
+            level,
+        })
     }
 }
 
@@ -348,7 +408,7 @@ pub(super) fn lock_explicit<'c, P: Platform>(
     if !address::is_private(call.platform, pa, level_size(level)) {
         return Err(lock.about(Status::OPERAND_INVALID));
     }
-    let page = lock_page(call, pa, lock, Descend::To(level))?;
+    let page = lock_page(call, pa, PageLock::of(call, lock, Some(level)))?;
     if page.level != level || page.page_type() != Some(expected) {
         return Err(lock.about(Status::PAGE_METADATA_INCORRECT));
     }
@@ -356,6 +416,7 @@ pub(super) fn lock_explicit<'c, P: Platform>(
 }
 
 /// Locks a page that an operand names, for a new use.
+#[inline(always)]
 pub(super) fn lock_free<'c, P: Platform>(
     call: &'c Call<'c, P>,
     pa: u64,
@@ -378,7 +439,7 @@ pub(super) fn lock_any<'c, P: Platform>(
     if !address::is_private(call.platform, pa, PAGE_SIZE) {
         return Err(lock.about(Status::OPERAND_INVALID));
     }
-    lock_page(call, pa, lock, Descend::ToLeaf)
+    lock_page(call, pa, PageLock::of(call, lock, None))
 }
 
 /// Locks only the entry of a page that the module itself knows to be one of that size.
@@ -389,42 +450,29 @@ pub(super) fn lock_implicit<'c, P: Platform>(
     level: u8,
 ) -> Result<LockedPage<'c, P>, Status> {
     let (tdmr, offset) = call.module.tdmrs.find(pa).ok_or(lock.busy())?;
-    let entry = tdmr.entry(offset, level);
-    let mode = lock.mode_in(call.version, call.module.profile());
-    let record = record(pa, level, mode);
-    let value = call.platform.read64(entry);
-    locks::take(
-        call,
-        Word::Memory(entry),
-        LOCK_FORMAT,
-        record,
-        value,
-        |_| true,
-    )
-    .map_err(|_| lock.busy())?;
-    Ok(LockedPage {
+    let descent = Descent {
         call,
         pa,
-        entry,
-        above: [0; 2],
-        level,
-        mode,
-    })
+        tdmr,
+        offset,
+    };
+    let mode = lock.mode_of(call);
+    descent.lock(level, mode, 0).map_err(|_| lock.busy())
 }
 
 /// Notes the epoch in which a page of that level was blocked.
 pub(super) fn set_blocking_epoch<P: Platform>(call: &Call<'_, P>, pa: u64, level: u8, epoch: u64) {
     if let Some((tdmr, offset)) = call.module.tdmrs.find(pa) {
-        let entry = tdmr.entry(offset, level);
-        call.platform.write64(entry.wrapping_add(8), epoch);
+        let entry = Entry::find(call.platform, tdmr, offset, level);
+        entry.blocking_epoch().store(epoch);
     }
 }
 
 /// The epoch in which a page of that level was blocked.
 pub(super) fn blocking_epoch<P: Platform>(call: &Call<'_, P>, pa: u64, level: u8) -> u64 {
     call.module.tdmrs.find(pa).map_or(0, |(tdmr, offset)| {
-        let entry = tdmr.entry(offset, level);
-        call.platform.read64(entry.wrapping_add(8))
+        let entry = Entry::find(call.platform, tdmr, offset, level);
+        entry.blocking_epoch().load()
     })
 }
 
@@ -432,13 +480,11 @@ pub(super) fn blocking_epoch<P: Platform>(call: &Call<'_, P>, pa: u64, level: u8
 pub(super) fn look<P: Platform>(module: &Module, platform: &P, pa: u64) -> Option<PageInfo> {
     let (tdmr, offset) = module.tdmrs.find(pa)?;
     [2u8, 1, 0].into_iter().find_map(|level| {
-        let entry = Entry {
-            pa: tdmr.entry(offset, level),
-        };
-        let page_type = entry.page_type(platform)?;
+        let entry = Entry::find(platform, tdmr, offset, level);
+        let page_type = entry.page_type()?;
         (level == 0 || page_type != PageType::Nda).then(|| PageInfo {
             page_type,
-            owner: entry.owner(platform),
+            owner: entry.owner(),
             level,
         })
     })
@@ -489,20 +535,20 @@ pub(super) fn initialize<P: Platform>(
     while offset < end {
         for level in [2u8, 1] {
             if is_aligned(offset, level_size(level)) {
-                let pa = tdmr.entry(offset, level);
-                observe_taken(platform, pa);
-                Entry { pa }.initialize(platform, PageType::Nda);
+                let entry = Entry::find(platform, tdmr, offset, level);
+                observe_taken(platform, entry.0.pa());
+                entry.initialize(PageType::Nda);
             }
         }
-        let pa = tdmr.entry(offset, 0);
-        observe_taken(platform, pa);
+        let entry = Entry::find(platform, tdmr, offset, 0);
+        observe_taken(platform, entry.0.pa());
         let chunk = MemoryRange {
             base: offset,
             size: CHUNK_PAGES * PAGE_SIZE,
         };
         if is_aligned(offset, chunk.size) && chunk.end() <= end && !tdmr.has_reserved(&chunk) {
             // The entry of a free page that never had an owner is all zero.
-            platform.fill(pa, PAGE_SIZE, 0);
+            platform.fill(entry.0.pa(), PAGE_SIZE, 0);
             offset = chunk.end();
             continue;
         }
@@ -515,7 +561,7 @@ pub(super) fn initialize<P: Platform>(
         } else {
             PageType::Nda
         };
-        Entry { pa }.initialize(platform, page_type);
+        entry.initialize(page_type);
         offset = page.end();
     }
     offset

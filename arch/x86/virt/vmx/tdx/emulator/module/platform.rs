@@ -52,21 +52,6 @@ pub enum KeyProgram {
     NoEntropy,
 }
 
-/// The model-specific registers the module reads of the host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HostMsrs {
-    /// `IA32_TSC_ADJUST`.
-    pub tsc_adjust: u64,
-    /// `IA32_MISC_ENABLE`.
-    pub misc_enable: u64,
-    /// `IA32_ARCH_CAPABILITIES`, zero where there is none.
-    pub arch_capabilities: u64,
-    /// Whether `IA32_TSX_CTRL` exists.
-    pub has_tsx_ctrl: bool,
-    /// The bits of `XCR0` and of `IA32_XSS` that the processor supports, together.
-    pub xfam: u64,
-}
-
 /// The range registers of system management mode (SMRR).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Smrr {
@@ -157,6 +142,32 @@ pub struct PageRecord {
     pub owner: u64,
 }
 
+/// A page of memory that was found, for as long as a SEAMCALL takes.
+pub trait FoundPage: Copy {
+    /// A word in such a page.
+    type Word: FoundWord;
+
+    /// The 8 bytes at `pa`, a multiple of 8, which lies in the page.
+    fn word(self, pa: u64) -> Self::Word;
+}
+
+/// 8 bytes of memory that were found, for as long as a SEAMCALL takes.
+pub trait FoundWord: Copy {
+    /// Reads them, as one access.
+    fn load(self) -> u64;
+
+    /// Writes them, as one access.
+    fn store(self, value: u64);
+
+    /// Replaces `current` by `new`, as one locked access.
+    ///
+    /// Returns the former value: `Ok` if it was `current`, `Err` if not and nothing was written.
+    fn cas(self, current: u64, new: u64) -> Result<u64, u64>;
+
+    /// Adds `delta`, as one locked access. Returns the former value.
+    fn fetch_add(self, delta: u64) -> u64;
+}
+
 /// The machine: memory, logical processors, keys, entropy, time.
 ///
 /// Addresses are physical, without HKID bits. Memory that does not exist reads as all ones, and
@@ -165,16 +176,25 @@ pub struct PageRecord {
 /// The host need not be able to make sense of what the module writes: what the host itself wrote
 /// is read by [`read_host`](Self::read_host) and [`copy_page`](Self::copy_page) only.
 pub trait Platform {
+    /// A page that was found.
+    type Page<'p>: FoundPage
+    where
+        Self: 'p;
+
+    /// Finds the page that `pa` lies in.
+    fn page(&self, pa: u64) -> Self::Page<'_>;
+
     /// Reads 8 bytes at an address that is a multiple of 8, as one access.
-    fn read64(&self, pa: u64) -> u64;
+    #[inline(always)]
+    fn read64(&self, pa: u64) -> u64 {
+        self.page(pa).word(pa).load()
+    }
 
     /// Writes 8 bytes at an address that is a multiple of 8, as one access.
-    fn write64(&self, pa: u64, value: u64);
-
-    /// Replaces `current` by `new` in the 8 bytes at `pa`, a multiple of 8, as one locked access.
-    ///
-    /// Returns the former value: `Ok` if it was `current`, `Err` if not and nothing was written.
-    fn cas64(&self, pa: u64, current: u64, new: u64) -> Result<u64, u64>;
+    #[inline(always)]
+    fn write64(&self, pa: u64, value: u64) {
+        self.page(pa).word(pa).store(value);
+    }
 
     /// Reads from memory, whole aligned words of 8 bytes. The range does not cross a 4 KiB boundary.
     fn read(&self, pa: u64, buffer: &mut [u8]);
@@ -210,6 +230,12 @@ pub trait Platform {
     /// How physical addresses are divided.
     fn layout(&self) -> PhysicalLayout;
 
+    /// The bits of the address proper, of all that [`layout`](Self::layout) tells.
+    #[inline(always)]
+    fn address_bits(&self) -> u32 {
+        self.layout().address_bits
+    }
+
     /// How HKIDs are divided.
     fn keys(&self) -> KeyPartition;
 
@@ -237,8 +263,11 @@ pub trait Platform {
     /// The processor's own CPUID: EAX, EBX, ECX, EDX.
     fn cpuid(&self, leaf: u32, subleaf: u32) -> [u32; 4];
 
-    /// The model-specific registers of the processor this runs on.
-    fn msrs(&self) -> HostMsrs;
+    /// A model-specific register of the processor this runs on; 0 where there is none.
+    fn rdmsr(&self, msr: u32) -> u64;
+
+    /// The bits of `XCR0` and of `IA32_XSS` that the processor supports, together.
+    fn xfam(&self) -> u64;
 
     /// Feeds whole 128-byte blocks to the compression function of SHA-384.
     ///
@@ -268,6 +297,11 @@ pub trait Platform {
 
     /// Whether an interrupt waits for the host.
     fn interrupt_pending(&self) -> bool {
+        false
+    }
+
+    /// Whether [`enter_guest`](Self::enter_guest) can run anything.
+    fn runs_guests(&self) -> bool {
         false
     }
 

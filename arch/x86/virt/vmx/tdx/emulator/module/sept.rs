@@ -12,13 +12,15 @@ use super::{
     dispatch::Call,
     leaf::LeafLock,
     locks::{
-        Held,
+        Busy,
         Lock,
         LockMode,
+        Way,
         Word,
         SEPT_ENTRY_HOST_PRIORITY,
         SEPT_ENTRY_LOCK, //
     },
+    place::Place,
     platform::Platform,
     regs::Regs,
     status::{
@@ -169,8 +171,13 @@ impl SeptEntry {
     pub(super) fn state(self) -> SeptState {
         SeptState::ALL
             .into_iter()
-            .find(|state| *state as u64 == self.0 & STATE)
+            .find(|state| self.is(*state))
             .unwrap_or(SeptState::Removed)
+    }
+
+    /// Whether that is the state.
+    const fn is(self, state: SeptState) -> bool {
+        self.0 & STATE == state as u64
     }
 
     /// The page or table.
@@ -199,17 +206,18 @@ impl SeptEntry {
 
 /// Fills a page with entries that map nothing.
 pub(super) fn fill_free<P: Platform>(platform: &P, pa: u64) {
+    let table = Place::find(platform, pa);
     for index in 0..PAGE_SIZE / 8 {
-        let pa = pa.wrapping_add(index.wrapping_mul(8));
-        platform.write64(pa, SeptEntry::FREE.0);
+        table.at(index.wrapping_mul(8)).store(SeptEntry::FREE.0);
     }
 }
 
 /// Whether no entry of a table maps anything.
 pub(super) fn is_all_free<P: Platform>(platform: &P, pa: u64) -> bool {
+    let table = Place::find(platform, pa);
     (0..PAGE_SIZE / 8).all(|index| {
-        let pa = pa.wrapping_add(index.wrapping_mul(8));
-        SeptEntry(platform.read64(pa)).state() == SeptState::Free
+        let entry = table.at(index.wrapping_mul(8)).load();
+        SeptEntry(entry).is(SeptState::Free)
     })
 }
 
@@ -248,22 +256,44 @@ pub(super) fn check_private<P: Platform>(tdcs: &Tdcs<'_, P>, gpa: u64) -> Result
 }
 
 /// An entry that a walk reached.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Walk {
+pub(super) struct Walk<'c, P: Platform> {
     /// Where the entry is.
-    pub(super) pa: u64,
+    pub(super) place: Place<'c, P>,
     /// What it held.
     pub(super) entry: SeptEntry,
     /// Its level: 0 for one that can point to a 4 KiB page.
     pub(super) level: u8,
 }
 
-impl Walk {
-    /// The same entry, as it is now.
-    pub(super) fn again<P: Platform>(&self, platform: &P) -> Self {
-        let value = platform.read64(self.pa);
-        let entry = SeptEntry(value & !(SEPT_ENTRY_LOCK | SEPT_ENTRY_HOST_PRIORITY));
-        Self { entry, ..*self }
+impl<'c, P: Platform> Walk<'c, P> {
+    /// Locks the entry, which is the one for this GPA.
+    #[inline(always)]
+    pub(super) fn lock(&self, call: &Call<'c, P>, gpa: u64, way: Way) -> Result<(), Busy> {
+        let lock = Lock::SeptEntry {
+            entry: self.place.pa(),
+            gpa,
+        };
+        call.take(
+            Word::Memory(self.place.word()),
+            way,
+            lock,
+            LockMode::Exclusive,
+        )
+    }
+
+    /// Gives the entry, which is locked, a new value. It stays locked.
+    pub(super) fn set_locked(&self, entry: SeptEntry) {
+        // Others may only set the host-priority bit meanwhile.
+        Word::<P>::Memory(self.place.word()).update(u32::MAX, |now| {
+            let keep = now & SEPT_ENTRY_HOST_PRIORITY;
+            entry.0 & !SEPT_ENTRY_HOST_PRIORITY | SEPT_ENTRY_LOCK | keep
+        });
+    }
+
+    /// Looks at the entry again, without its lock bits.
+    pub(super) fn reload(&mut self) {
+        let value = self.place.load();
+        self.entry = SeptEntry(value & !(SEPT_ENTRY_LOCK | SEPT_ENTRY_HOST_PRIORITY));
     }
 
     /// The description of the entry for a host whose guest wanted to accept a page of that level.
@@ -289,48 +319,46 @@ impl Walk {
 }
 
 /// Descends to the entry of that level for a GPA. Returns whether it got there.
-pub(super) fn walk<P: Platform>(tdcs: &Tdcs<'_, P>, gpa: u64, level: u8) -> (Walk, bool) {
-    let platform = tdcs.call().platform;
+pub(super) fn walk<'c, P: Platform>(
+    tdcs: &Tdcs<'c, P>,
+    gpa: u64,
+    level: u8,
+) -> (Walk<'c, P>, bool) {
     let mut table = tdcs.tdcs_page(TDCS_SEPT_ROOT);
     let mut current = tdcs.root_level();
     loop {
         let index = (gpa >> (12 + 9 * u32::from(current))) & 0x1ff;
         let pa = table.wrapping_add(index.wrapping_mul(8));
-        let walk = Walk {
-            pa,
-            entry: SeptEntry(platform.read64(pa)),
-            level: current,
-        };
-        if current <= level {
-            return (walk, true);
+        let place = Place::find(tdcs.call().platform, pa);
+        let entry = SeptEntry(place.load());
+        let complete = current <= level;
+        if complete || !entry.is(SeptState::Table) {
+            let walk = Walk {
+                place,
+                entry,
+                level: current,
+            };
+            return (walk, complete);
         }
-        if walk.entry.state() != SeptState::Table {
-            return (walk, false);
-        }
-        table = walk.entry.address();
+        table = entry.address();
         current = current.saturating_sub(1);
     }
 }
 
 /// Locks the tree.
-pub(super) fn lock_tree<'c, P: Platform>(
-    tdcs: &Tdcs<'c, P>,
-    mode: LockMode,
-) -> Result<Held<'c, P>, Status> {
-    let word = Word::Memory(tdcs.field_pa(TdcsField::SeptLock));
-    Held::sharex(tdcs.call(), word, Lock::SeptTree(tdcs.tdr), mode)
+pub(super) fn lock_tree<P: Platform>(tdcs: &Tdcs<'_, P>, mode: LockMode) -> Result<(), Status> {
+    let word = Word::Memory(tdcs.at(TdcsField::SeptLock).word());
+    tdcs.call()
+        .take(word, Way::sharex(mode), Lock::SeptTree(tdcs.tdr), mode)
         .map_err(|_| Status::OPERAND_BUSY.on(Operand::SeptTree))
 }
 
 /// An entry that nobody else changes.
 pub(super) struct Entry<'c, P: Platform> {
-    call: &'c Call<'c, P>,
     gpa: u64,
     /// The entry, without its lock bits.
-    walk: Walk,
-    // Fields are dropped, and locks given back, in this order.
-    held: Option<Held<'c, P>>,
-    _tree: Option<Held<'c, P>>,
+    walk: Walk<'c, P>,
+    locked: bool,
 }
 
 impl<'c, P: Platform> Entry<'c, P> {
@@ -344,30 +372,25 @@ impl<'c, P: Platform> Entry<'c, P> {
     ) -> Result<Self, Status> {
         let call = tdcs.call();
         check_private(tdcs, operand.gpa)?;
-        let tree = match tree {
-            Some(lock) => Some(lock_tree(tdcs, lock.mode)?),
-            None => None,
-        };
+        if let Some(lock) = tree {
+            lock_tree(tdcs, lock.mode)?;
+        }
         let (mut walk, complete) = walk(tdcs, operand.gpa, operand.level);
         if !complete {
             return Err(walk.fail(regs, Status::EPT_WALK_FAILED));
         }
-        let held = match &tree {
-            Some(_) => match Held::sept_entry(call, walk.pa, operand.gpa) {
-                Ok(held) => Some(held),
-                Err(_) => return Err(walk.fail(regs, Status::OPERAND_BUSY)),
-            },
-            None => None,
-        };
-        if held.is_some() {
-            walk = walk.again(call.platform);
+        let locked = tree.is_some();
+        if locked {
+            if walk.lock(call, operand.gpa, Way::SEPT_ENTRY).is_err() {
+                return Err(walk.fail(regs, Status::OPERAND_BUSY));
+            }
+            // It may have changed before it was locked.
+            walk.reload();
         }
         Ok(Self {
-            call,
             gpa: operand.gpa,
             walk,
-            held,
-            _tree: tree,
+            locked,
         })
     }
 
@@ -420,9 +443,10 @@ impl<'c, P: Platform> Entry<'c, P> {
 
     /// Gives the entry a new value.
     pub(super) fn set(&self, entry: SeptEntry) {
-        match &self.held {
-            Some(held) => held.set_sept_entry(entry.0),
-            None => self.call.platform.write64(self.walk.pa, entry.0),
+        if self.locked {
+            self.walk.set_locked(entry);
+        } else {
+            self.walk.place.store(entry.0);
         }
     }
 }

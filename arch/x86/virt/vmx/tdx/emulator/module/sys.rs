@@ -6,9 +6,9 @@ use super::{
     dispatch::Call,
     keys::KotState,
     locks::{
-        Held,
         Lock,
         LockMode,
+        Way,
         Word, //
     },
     platform::Platform,
@@ -108,33 +108,35 @@ impl Module {
         &'c self,
         call: &'c Call<'c, P>,
         mode: LockMode,
-    ) -> Result<Held<'c, P>, Status> {
-        Held::sharex(call, Word::Local(&self.global_lock), Lock::Global, mode)
+    ) -> Result<(), Status> {
+        let word = Word::Local(&self.global_lock);
+        call.take(word, Way::sharex(mode), Lock::Global, mode)
             .map_err(|_| Status::SYS_BUSY)
     }
 
     /// Remembers what must not change from now on.
     pub(super) fn sample_platform<P: Platform>(&self, platform: &P) {
-        let msrs = platform.msrs();
+        let arch_capabilities = platform.rdmsr(IA32_ARCH_CAPABILITIES);
         self.arch_capabilities
-            .store(msrs.arch_capabilities, Ordering::Relaxed);
+            .store(arch_capabilities, Ordering::Relaxed);
         self.cpuid.take(platform);
-        self.tsc_adjust.store(msrs.tsc_adjust, Ordering::Release);
+        let tsc_adjust = platform.rdmsr(IA32_TSC_ADJUST);
+        self.tsc_adjust.store(tsc_adjust, Ordering::Release);
     }
 
     /// An MSR of this processor whose value is not what it was at TDH.SYS.INIT.
     pub(super) fn inconsistent_msr<P: Platform>(&self, platform: &P) -> Option<u32> {
-        let msrs = platform.msrs();
-        if msrs.tsc_adjust != self.tsc_adjust.load(Ordering::Acquire) {
+        if !self.tsc_adjust_unchanged(platform) {
             return Some(IA32_TSC_ADJUST);
         }
-        (msrs.arch_capabilities != self.arch_capabilities.load(Ordering::Relaxed))
+        let arch_capabilities = self.arch_capabilities.load(Ordering::Relaxed);
+        (platform.rdmsr(IA32_ARCH_CAPABILITIES) != arch_capabilities)
             .then_some(IA32_ARCH_CAPABILITIES)
     }
 
     /// Whether `IA32_TSC_ADJUST` is what it was at TDH.SYS.INIT.
     pub(super) fn tsc_adjust_unchanged<P: Platform>(&self, platform: &P) -> bool {
-        platform.msrs().tsc_adjust == self.tsc_adjust.load(Ordering::Acquire)
+        platform.rdmsr(IA32_TSC_ADJUST) == self.tsc_adjust.load(Ordering::Acquire)
     }
 
     fn lp_word(&self, lp: u32) -> Option<(&AtomicU64, u64)> {

@@ -10,10 +10,9 @@ use super::{
     dispatch::Call,
     leaf::LeafLock,
     locks::{
-        fetch_add,
-        Held,
         Lock,
         LockMode,
+        Way,
         Word, //
     },
     pamt::{
@@ -21,6 +20,7 @@ use super::{
         LockedPage,
         PageType, //
     },
+    place::Place,
     platform::Platform,
     status::{
         Operand,
@@ -190,6 +190,7 @@ pub(super) struct Td<'c, P: Platform> {
     call: &'c Call<'c, P>,
     /// The TDR.
     pub(super) tdr: u64,
+    root: Place<'c, P>,
 }
 
 impl<P: Platform> Clone for Td<'_, P> {
@@ -203,20 +204,23 @@ impl<P: Platform> Copy for Td<'_, P> {}
 impl<'c, P: Platform> Td<'c, P> {
     /// The TD with that TDR.
     pub(super) fn new(call: &'c Call<'c, P>, tdr: u64) -> Self {
-        Self { call, tdr }
+        let root = Place::find(call.platform, tdr);
+        Self { call, tdr, root }
+    }
+
+    /// Where a field of the TDR is.
+    pub(super) fn at(&self, field: TdrField) -> Place<'c, P> {
+        self.root.at(field as u64)
     }
 
     /// Reads a field of the TDR.
     pub(super) fn get(&self, field: TdrField) -> u64 {
-        self.call
-            .platform
-            .read64(self.tdr.wrapping_add(field as u64))
+        self.at(field).load()
     }
 
     /// Writes a field of the TDR.
     pub(super) fn set(&self, field: TdrField, value: u64) {
-        let pa = self.tdr.wrapping_add(field as u64);
-        self.call.platform.write64(pa, value);
+        self.at(field).store(value);
     }
 
     pub(super) fn life_cycle(&self) -> LifeCycle {
@@ -245,16 +249,14 @@ impl<'c, P: Platform> Td<'c, P> {
 
     /// Counts pages that the TD gets or, in two's complement, loses.
     fn count_children(&self, pages: u64) {
-        let pa = self.tdr.wrapping_add(TdrField::Children as u64);
-        fetch_add(self.call.platform, pa, pages);
+        self.at(TdrField::Children).fetch_add(pages);
     }
 
     /// Where the TDCS page of that index is.
     pub(super) fn tdcs_page(&self, index: u64) -> u64 {
         let offset = index.min(MAX_TDCS_PAGES.wrapping_sub(1)).wrapping_mul(8);
-        let pa = self.tdr.wrapping_add(TdrField::Tdcx as u64);
         // The host can overwrite the TDR here; an address must stay one of a page all the same.
-        self.call.platform.read64(pa.wrapping_add(offset)) & address::PAGE_ADDRESS
+        self.at(TdrField::Tdcx).at(offset).load() & address::PAGE_ADDRESS
     }
 
     /// Appends a TDCS page.
@@ -262,17 +264,17 @@ impl<'c, P: Platform> Td<'c, P> {
         let count = self
             .get(TdrField::NumTdcx)
             .min(MAX_TDCS_PAGES.wrapping_sub(1));
-        let pa = self.tdr.wrapping_add(TdrField::Tdcx as u64);
-        let pa = pa.wrapping_add(count.wrapping_mul(8));
-        self.call.platform.write64(pa, page);
+        let place = self.at(TdrField::Tdcx).at(count.wrapping_mul(8));
+        place.store(page);
         self.set(TdrField::NumTdcx, count.wrapping_add(1));
     }
 
     /// The TDCS, if it has all its base pages.
+    #[inline]
     pub(super) fn tdcs(&self) -> Option<Tdcs<'c, P>> {
         (self.get(TdrField::NumTdcx) >= BASE_TDCS_PAGES).then(|| Tdcs {
             td: *self,
-            base: self.tdcs_page(0),
+            root: Place::find(self.call.platform, self.tdcs_page(0)),
         })
     }
 
@@ -292,7 +294,6 @@ impl<'c, P: Platform> Td<'c, P> {
 /// A TD whose TDR is locked.
 pub(super) struct LockedTd<'c, P: Platform> {
     td: Td<'c, P>,
-    _page: LockedPage<'c, P>,
 }
 
 impl<'c, P: Platform> Deref for LockedTd<'c, P> {
@@ -307,10 +308,9 @@ impl<'c, P: Platform> LockedTd<'c, P> {
     /// Locks the TD whose TDR an operand names, as the leaf declares it.
     #[inline(always)]
     pub(super) fn lock(call: &'c Call<'c, P>, tdr: u64, lock: &LeafLock) -> Result<Self, Status> {
-        let page = pamt::lock_explicit(call, tdr, lock, 0, PageType::Tdr)?;
+        pamt::lock_explicit(call, tdr, lock, 0, PageType::Tdr)?;
         Ok(Self {
             td: Td::new(call, tdr),
-            _page: page,
         })
     }
 
@@ -321,10 +321,9 @@ impl<'c, P: Platform> LockedTd<'c, P> {
         owner: u64,
         lock: &LeafLock,
     ) -> Result<Self, Status> {
-        let page = pamt::lock_implicit(call, owner, lock, 0)?;
+        pamt::lock_implicit(call, owner, lock, 0)?;
         Ok(Self {
             td: Td::new(call, owner),
-            _page: page,
         })
     }
 }
@@ -332,7 +331,7 @@ impl<'c, P: Platform> LockedTd<'c, P> {
 /// A TD's control structure.
 pub(super) struct Tdcs<'c, P: Platform> {
     td: Td<'c, P>,
-    base: u64,
+    root: Place<'c, P>,
 }
 
 impl<'c, P: Platform> Deref for Tdcs<'c, P> {
@@ -355,24 +354,23 @@ impl<'c, P: Platform> Tdcs<'c, P> {
     }
 
     /// Where a field is.
-    pub(super) fn field_pa(&self, field: TdcsField) -> u64 {
-        self.base.wrapping_add(field as u64)
+    pub(super) fn at(&self, field: TdcsField) -> Place<'c, P> {
+        self.root.at(field as u64)
     }
 
     /// Reads a field.
     pub(super) fn get(&self, field: TdcsField) -> u64 {
-        self.call().platform.read64(self.field_pa(field))
+        self.at(field).load()
     }
 
     /// Writes a field.
     pub(super) fn set(&self, field: TdcsField, value: u64) {
-        self.call().platform.write64(self.field_pa(field), value);
+        self.at(field).store(value);
     }
 
     /// Adds to a field that others may change too. Returns the former value.
-    #[inline(always)]
     pub(super) fn fetch_add(&self, field: TdcsField, delta: u64) -> u64 {
-        fetch_add(self.call().platform, self.field_pa(field), delta)
+        self.at(field).fetch_add(delta)
     }
 
     /// What can be done with the TD.
@@ -386,9 +384,11 @@ impl<'c, P: Platform> Tdcs<'c, P> {
 
     /// Keeps the operation state as it is.
     #[inline(always)]
-    pub(super) fn lock_op_state(&self, lock: &LeafLock) -> Result<Held<'c, P>, Status> {
-        let word = Word::Memory(self.field_pa(TdcsField::OpStateLock));
-        Held::sharex_host_priority(self.call(), word, Lock::OpState(self.tdr), lock.mode)
+    pub(super) fn lock_op_state(&self, lock: &LeafLock) -> Result<(), Status> {
+        let word = Word::Memory(self.at(TdcsField::OpStateLock).word());
+        let way = Way::sharex_host_priority(lock.mode);
+        self.call()
+            .take(word, way, Lock::OpState(self.tdr), lock.mode)
             .map_err(|_| lock.busy())
     }
 
@@ -428,21 +428,17 @@ impl<'c, P: Platform> Tdcs<'c, P> {
     }
 
     /// Takes the lock of the TLB epoch.
-    pub(super) fn lock_epoch(&self, mode: LockMode) -> Result<Held<'c, P>, Status> {
-        let word = Word::Memory(self.field_pa(TdcsField::EpochLock));
-        Held::sharex(self.call(), word, Lock::Epoch(self.tdr), mode)
+    pub(super) fn lock_epoch(&self, mode: LockMode) -> Result<(), Status> {
+        let word = Word::Memory(self.at(TdcsField::EpochLock).word());
+        self.call()
+            .take(word, Way::sharex(mode), Lock::Epoch(self.tdr), mode)
             .map_err(|_| Status::OPERAND_BUSY.on(Operand::TdEpoch))
     }
 
-    /// How many vCPUs run since that epoch.
-    pub(super) fn epoch_users(&self, epoch: u64) -> u64 {
-        self.call().platform.read64(self.epoch_users_pa(epoch))
-    }
-
     /// Where the number of vCPUs that run since that epoch is.
-    pub(super) fn epoch_users_pa(&self, epoch: u64) -> u64 {
+    pub(super) fn epoch_users(&self, epoch: u64) -> Place<'c, P> {
         let offset = (epoch & 1).wrapping_mul(8);
-        self.field_pa(TdcsField::EpochUsers).wrapping_add(offset)
+        self.at(TdcsField::EpochUsers).at(offset)
     }
 
     /// Whether the guest may run, so that its TLBs matter.
@@ -456,7 +452,8 @@ impl<'c, P: Platform> Tdcs<'c, P> {
     /// guest may run.
     pub(super) fn check_tracked(&self, blocked: u64) -> Result<(), Status> {
         let previous = self.get(TdcsField::Epoch).wrapping_sub(1);
-        let tracked = blocked < previous || blocked == previous && self.epoch_users(blocked) == 0;
+        let tracked =
+            blocked < previous || blocked == previous && self.epoch_users(blocked).load() == 0;
         if self.tracking_required() && !tracked {
             return Err(Status::TLB_TRACKING_NOT_DONE.on(Operand::Rcx));
         }

@@ -54,6 +54,8 @@ const HP_LOCK_TIMEOUT: u64 = 1_000_000;
 /// The bit of CPUID(7,0).EBX for HLE, and that for RTM.
 const HLE: u32 = 1 << 4;
 const RTM: u32 = 1 << 11;
+/// The bit of `IA32_ARCH_CAPABILITIES` that says that `IA32_TSX_CTRL` exists.
+const TSX_CTRL: u64 = 1 << 7;
 /// Offset of the CPUID values.
 const CPUID_VALUES: usize = 256;
 
@@ -66,7 +68,7 @@ pub(super) fn attributes_fixed0<P: Platform>(module: &super::Module, platform: &
 
 /// The XFAM bits that may be set here.
 pub(super) fn xfam_fixed0<P: Platform>(platform: &P) -> u64 {
-    platform.msrs().xfam & XFAM_FIXED0
+    platform.xfam() & XFAM_FIXED0
 }
 
 fn xfam_is_valid<P: Platform>(platform: &P, xfam: u64) -> bool {
@@ -246,9 +248,9 @@ pub(super) fn apply<P: Platform>(
         (TdcsField::MrOwner, 128),
         (TdcsField::MrOwnerConfig, 176),
     ] {
-        platform.write(tdcs.field_pa(field), &params.field::<48>(offset));
+        platform.write(tdcs.at(field).pa(), &params.field::<48>(offset));
     }
-    platform.fill(tdcs.field_pa(TdcsField::Rtmr), 4 * 48, 0);
+    platform.fill(tdcs.at(TdcsField::Rtmr).pa(), 4 * 48, 0);
     cpuid::store(tdcs, &|index| params.cpuid(index), attributes, xfam);
     Ok(())
 }
@@ -298,7 +300,8 @@ fn check_cpuid<P: Platform>(
             if (ebx & HLE == 0) != (ebx & RTM == 0) {
                 return error;
             }
-            if ebx & RTM != 0 && !platform.msrs().has_tsx_ctrl {
+            let has_tsx_ctrl = platform.rdmsr(IA32_ARCH_CAPABILITIES) & TSX_CTRL != 0;
+            if ebx & RTM != 0 && !has_tsx_ctrl {
                 return Err(Status::INCORRECT_MSR_VALUE.detail(IA32_ARCH_CAPABILITIES));
             }
         }

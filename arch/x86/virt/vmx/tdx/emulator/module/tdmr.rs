@@ -13,9 +13,9 @@ use super::{
     },
     dispatch::Call,
     locks::{
-        Held,
         Lock,
         LockMode,
+        Way,
         Word, //
     },
     platform::{
@@ -286,14 +286,14 @@ impl Tdmr {
         &'c self,
         call: &'c Call<'c, P>,
         index: u32,
-    ) -> Result<Held<'c, P>, Status> {
-        let lock = Lock::Tdmr(index);
-        Held::sharex(call, Word::Local(&self.lock), lock, LockMode::Exclusive)
+    ) -> Result<(), Status> {
+        let (lock, mode) = (Lock::Tdmr(index), LockMode::Exclusive);
+        call.take(self.lock_word(), Way::sharex(mode), lock, mode)
             .map_err(|_| Status::OPERAND_BUSY.on(Operand::Rcx))
     }
 
     /// The TDMR's lock.
-    pub(super) fn lock_word(&self) -> Word<'_> {
+    pub(super) fn lock_word<P: Platform>(&self) -> Word<'_, P> {
         Word::Local(&self.lock)
     }
 
@@ -325,6 +325,7 @@ impl Tdmr {
     }
 
     /// Where the PAMT entry for the page of that level at `offset` is.
+    #[inline(always)]
     pub(super) fn entry(&self, offset: u64, level: u8) -> u64 {
         let pamt = self.pamt.get(usize::from(level));
         let base = pamt.map_or(0, |[base, _]| base.load(Ordering::Relaxed));

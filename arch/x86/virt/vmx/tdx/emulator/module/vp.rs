@@ -8,9 +8,9 @@ use super::{
     metadata,
     pamt::{
         self,
-        LockedPage,
         PageType, //
     },
+    place::Place,
     platform::Platform,
     regs::Regs,
     status::Status,
@@ -108,15 +108,14 @@ pub(super) enum VpField {
 pub(super) struct Vp<'c, P: Platform> {
     call: &'c Call<'c, P>,
     tdvpr: u64,
+    root: Place<'c, P>,
 }
 
 /// A vCPU whose TDVPR is locked, and its TD with it.
 pub(super) struct LockedVp<'c, P: Platform> {
     pub(super) vp: Vp<'c, P>,
-    // Fields are dropped, and locks given back, in this order.
     /// The TD.
     pub(super) td: LockedTd<'c, P>,
-    pub(super) page: LockedPage<'c, P>,
 }
 
 impl<'c, P: Platform> LockedVp<'c, P> {
@@ -131,29 +130,31 @@ impl<'c, P: Platform> LockedVp<'c, P> {
     ) -> Result<Self, Status> {
         let page = pamt::lock_explicit(call, tdvpr, lock, 0, PageType::Tdvpr)?;
         let td = LockedTd::lock_owner(call, page.owner(), td_lock)?;
-        let vp = Vp { call, tdvpr };
-        Ok(Self { vp, td, page })
+        let root = Place::find(call.platform, tdvpr);
+        let vp = Vp { call, tdvpr, root };
+        Ok(Self { vp, td })
     }
 }
 
-impl<P: Platform> Vp<'_, P> {
+impl<'c, P: Platform> Vp<'c, P> {
     /// The TDVPR.
     pub(super) fn tdvpr(&self) -> u64 {
         self.tdvpr
     }
 
-    fn field_pa(&self, field: VpField) -> u64 {
-        self.tdvpr.wrapping_add(field as u64)
+    /// Where a field is.
+    fn at(&self, field: VpField) -> Place<'c, P> {
+        self.root.at(field as u64)
     }
 
     /// Reads a field.
     pub(super) fn get(&self, field: VpField) -> u64 {
-        self.call.platform.read64(self.field_pa(field))
+        self.at(field).load()
     }
 
     /// Writes a field.
     pub(super) fn set(&self, field: VpField, value: u64) {
-        self.call.platform.write64(self.field_pa(field), value);
+        self.at(field).store(value);
     }
 
     pub(super) fn state(&self) -> VcpuState {
@@ -170,8 +171,7 @@ impl<P: Platform> Vp<'_, P> {
             return self.tdvpr;
         };
         let offset = index.min(MAX_TDVPS_PAGES).wrapping_mul(8);
-        let pa = self.field_pa(VpField::Tdcx);
-        self.call.platform.read64(pa.wrapping_add(offset))
+        self.at(VpField::Tdcx).at(offset).load()
     }
 
     /// Sets the VMCS fields that the host can change to what they are at first.
@@ -191,20 +191,20 @@ impl<P: Platform> Vp<'_, P> {
     /// The guest's general-purpose registers.
     pub(super) fn guest_regs(&self) -> Regs {
         let mut registers = [0; 16];
-        let mut pa = self.field_pa(VpField::GuestRegs);
+        let mut place = self.at(VpField::GuestRegs);
         for register in &mut registers {
-            *register = self.call.platform.read64(pa);
-            pa = pa.wrapping_add(8);
+            *register = place.load();
+            place = place.at(8);
         }
         Regs::from_array(registers)
     }
 
     /// Sets the guest's general-purpose registers.
     pub(super) fn set_guest_regs(&self, regs: &Regs) {
-        let mut pa = self.field_pa(VpField::GuestRegs);
+        let mut place = self.at(VpField::GuestRegs);
         for register in regs.to_array() {
-            self.call.platform.write64(pa, register);
-            pa = pa.wrapping_add(8);
+            place.store(register);
+            place = place.at(8);
         }
     }
 
@@ -213,9 +213,8 @@ impl<P: Platform> Vp<'_, P> {
         let count = self
             .get(VpField::Pages)
             .clamp(1, MAX_TDVPS_PAGES.wrapping_sub(1));
-        let pa = self.field_pa(VpField::Tdcx);
         let offset = count.wrapping_sub(1).wrapping_mul(8);
-        self.call.platform.write64(pa.wrapping_add(offset), page);
+        self.at(VpField::Tdcx).at(offset).store(page);
         self.set(VpField::Pages, count.wrapping_add(1));
     }
 
@@ -240,9 +239,8 @@ impl<P: Platform> Vp<'_, P> {
             VcpuState::Disabled if disabled_too => {}
             _ => return Err(Status::VCPU_STATE_INCORRECT),
         }
-        let platform = self.call.platform;
-        let lp = u64::from(platform.current_lp());
-        match platform.cas64(self.field_pa(VpField::AssociatedLp), NO_LP, lp) {
+        let lp = u64::from(self.call.platform.current_lp());
+        match self.at(VpField::AssociatedLp).cas(NO_LP, lp) {
             Ok(_) => {
                 tdcs.fetch_add(TdcsField::NumAssociated, 1);
                 Ok(())
@@ -254,9 +252,8 @@ impl<P: Platform> Vp<'_, P> {
 
     /// Ends the association with the current processor.
     pub(super) fn dissociate(&self, tdcs: &Tdcs<'_, P>) -> Result<(), Status> {
-        let platform = self.call.platform;
-        let lp = u64::from(platform.current_lp());
-        let former = platform.cas64(self.field_pa(VpField::AssociatedLp), lp, NO_LP);
+        let lp = u64::from(self.call.platform.current_lp());
+        let former = self.at(VpField::AssociatedLp).cas(lp, NO_LP);
         former.map_err(|_| Status::VCPU_NOT_ASSOCIATED)?;
         tdcs.fetch_add(TdcsField::NumAssociated, u64::MAX);
         Ok(())
@@ -274,19 +271,19 @@ impl<P: Platform> Vp<'_, P> {
         let length = self.get(VpField::FaultListLength);
         let known = self.faults().any(|fault| fault == gpa);
         if count > SUSPICIOUS_FAULTS && !known && length < MAX_FAULTS {
-            self.call.platform.write64(self.fault_pa(length), gpa);
+            self.fault(length).store(gpa);
             self.set(VpField::FaultListLength, length.wrapping_add(1));
         }
     }
 
     /// The remembered addresses of EPT violations.
-    pub(super) fn faults(&self) -> impl Iterator<Item = u64> + '_ {
+    pub(super) fn faults(&self) -> impl Iterator<Item = u64> + use<'_, 'c, P> {
         let length = self.get(VpField::FaultListLength).min(MAX_FAULTS);
-        (0..length).map(|index| self.call.platform.read64(self.fault_pa(index)))
+        (0..length).map(|index| self.fault(index).load())
     }
 
-    fn fault_pa(&self, index: u64) -> u64 {
+    fn fault(&self, index: u64) -> Place<'c, P> {
         let offset = index.min(MAX_FAULTS).wrapping_mul(8);
-        self.field_pa(VpField::FaultList).wrapping_add(offset)
+        self.at(VpField::FaultList).at(offset)
     }
 }

@@ -49,7 +49,7 @@ const TD: TdAccess = TdAccess::of(&INFO);
 const SEPT: SeptAccess = SeptAccess::of(&INFO);
 const PAGE: LeafLock = INFO.lock(LockOf::PageR8);
 
-pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResult {
+pub(super) fn run<'c, P: Platform>(call: &'c Call<'c, P>, regs: &mut Regs) -> LeafResult {
     let (rcx, tdr) = regs.take_rcx_rdx();
 
     let td = TD.open(call, tdr)?;

@@ -63,7 +63,7 @@ const RESERVED: u64 = 0xfff0_0000_0000_0ffe;
 /// The bit of R8 that is ignored.
 const IGNORED: u64 = 1 << 63;
 
-pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResult {
+pub(super) fn run<'c, P: Platform>(call: &'c Call<'c, P>, regs: &mut Regs) -> LeafResult {
     let (rcx, rdx) = regs.take_rcx_rdx();
 
     if call.version > 1 {

@@ -28,11 +28,11 @@ pub(super) const INFO: LeafInfo = LeafInfo {
 
 const TD: TdAccess = TdAccess::of(&INFO);
 
-pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResult {
+pub(super) fn run<'c, P: Platform>(call: &'c Call<'c, P>, regs: &mut Regs) -> LeafResult {
     let td = TD.open(call, regs.rcx)?;
-    let _epoch = td.lock_epoch(LockMode::Exclusive)?;
+    td.lock_epoch(LockMode::Exclusive)?;
     let epoch = td.get(TdcsField::Epoch);
-    if td.epoch_users(epoch.wrapping_sub(1)) != 0 {
+    if td.epoch_users(epoch.wrapping_sub(1)).load() != 0 {
         return Err(Status::PREVIOUS_TLB_EPOCH_BUSY);
     }
     td.set(TdcsField::Epoch, epoch.wrapping_add(1));

@@ -36,7 +36,7 @@ pub(super) const INFO: LeafInfo = LeafInfo {
 
 const PAGE: LeafLock = INFO.lock(LockOf::PageRcx);
 
-pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResult {
+pub(super) fn run<'c, P: Platform>(call: &'c Call<'c, P>, regs: &mut Regs) -> LeafResult {
     let (module, platform) = (call.module, call.platform);
     let tdr = regs.rcx;
     let hkid = regs.rdx as u16;
@@ -45,7 +45,7 @@ pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResul
         return Err(Status::OPERAND_INVALID.on(Operand::Rdx));
     }
     let page = pamt::lock_free(call, tdr, &PAGE, 0)?;
-    let _kot = module.kot.lock(call, LockMode::Exclusive)?;
+    module.kot.lock(call, LockMode::Exclusive)?;
     if module.kot.get(hkid).state != KotState::Free {
         return Err(Status::HKID_NOT_FREE);
     }

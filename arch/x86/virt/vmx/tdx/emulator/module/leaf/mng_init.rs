@@ -13,6 +13,7 @@ use crate::module::{
         self,
         TD_PARAMS_SIZE, //
     },
+    IA32_MISC_ENABLE, //
 };
 
 pub(super) const INFO: LeafInfo = LeafInfo {
@@ -53,12 +54,12 @@ pub(super) const INFO: LeafInfo = LeafInfo {
 
 const TD: TdAccess = TdAccess::of(&INFO);
 
-pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResult {
+pub(super) fn run<'c, P: Platform>(call: &'c Call<'c, P>, regs: &mut Regs) -> LeafResult {
     let platform = call.platform;
     let tdr = regs.rcx;
     regs.rcx = 0;
 
-    if platform.msrs().misc_enable & LIMIT_CPUID != 0 {
+    if platform.rdmsr(IA32_MISC_ENABLE) & LIMIT_CPUID != 0 {
         return Err(Status::LIMIT_CPUID_MAXVAL_SET);
     }
     let td = TD.open(call, tdr)?;

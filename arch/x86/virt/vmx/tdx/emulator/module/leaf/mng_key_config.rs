@@ -32,7 +32,7 @@ pub(super) const INFO: LeafInfo = LeafInfo {
 
 const TDR: LeafLock = INFO.lock(LockOf::Tdr);
 
-pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResult {
+pub(super) fn run<'c, P: Platform>(call: &'c Call<'c, P>, regs: &mut Regs) -> LeafResult {
     let platform = call.platform;
 
     let td = LockedTd::lock(call, regs.rcx, &TDR)?;

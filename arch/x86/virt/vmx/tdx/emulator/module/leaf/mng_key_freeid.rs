@@ -31,14 +31,14 @@ pub(super) const INFO: LeafInfo = LeafInfo {
 
 const TDR: LeafLock = INFO.lock(LockOf::Tdr);
 
-pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResult {
+pub(super) fn run<'c, P: Platform>(call: &'c Call<'c, P>, regs: &mut Regs) -> LeafResult {
     let module = call.module;
 
     let td = LockedTd::lock(call, regs.rcx, &TDR)?;
     if td.life_cycle() != LifeCycle::Blocked {
         return Err(Status::LIFECYCLE_STATE_INCORRECT);
     }
-    let _kot = module.kot.lock(call, LockMode::Exclusive)?;
+    module.kot.lock(call, LockMode::Exclusive)?;
     if module.kot.get(td.hkid()).packages != 0 {
         return Err(Status::WBCACHE_NOT_COMPLETE);
     }

@@ -25,7 +25,7 @@ pub(super) const INFO: LeafInfo = LeafInfo {
 
 const TD: TdAccess = TdAccess::of(&INFO);
 
-pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResult {
+pub(super) fn run<'c, P: Platform>(call: &'c Call<'c, P>, regs: &mut Regs) -> LeafResult {
     metadata::answer_read(call, regs, |tdr, field| {
         let td = TD.open(call, tdr)?;
         metadata::read_td(&td, field, call.version)

@@ -32,11 +32,11 @@ pub(super) const INFO: LeafInfo = LeafInfo {
 
 const TDR: LeafLock = INFO.lock(LockOf::Tdr);
 
-pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResult {
+pub(super) fn run<'c, P: Platform>(call: &'c Call<'c, P>, regs: &mut Regs) -> LeafResult {
     let (module, platform) = (call.module, call.platform);
 
     let td = LockedTd::lock(call, regs.rcx, &TDR)?;
-    let _kot = module.kot.lock(call, LockMode::Exclusive)?;
+    module.kot.lock(call, LockMode::Exclusive)?;
     let life_cycle = td.life_cycle();
     if !matches!(
         life_cycle,

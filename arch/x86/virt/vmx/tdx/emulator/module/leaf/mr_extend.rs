@@ -37,7 +37,7 @@ pub(super) const INFO: LeafInfo = LeafInfo {
 
 const TD: TdAccess = TdAccess::of(&INFO);
 
-pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResult {
+pub(super) fn run<'c, P: Platform>(call: &'c Call<'c, P>, regs: &mut Regs) -> LeafResult {
     let (gpa, tdr) = regs.take_rcx_rdx();
 
     let td = TD.open(call, tdr)?;

@@ -27,7 +27,7 @@ pub(super) const INFO: LeafInfo = LeafInfo {
 
 const TD: TdAccess = TdAccess::of(&INFO);
 
-pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResult {
+pub(super) fn run<'c, P: Platform>(call: &'c Call<'c, P>, regs: &mut Regs) -> LeafResult {
     let td = TD.open(call, regs.rcx)?;
     if td.get(TdcsField::NumVcpus) == 0 {
         return Err(Status::NO_VCPUS);

@@ -27,7 +27,7 @@ const START: u64 = 0;
 /// RCX: go on where an interrupt came.
 const RESUME: u64 = 1;
 
-pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResult {
+pub(super) fn run<'c, P: Platform>(call: &'c Call<'c, P>, regs: &mut Regs) -> LeafResult {
     let (module, platform) = (call.module, call.platform);
     let package = platform.current_package();
 
@@ -37,8 +37,8 @@ pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResul
     let Some(write_back) = module.write_back.get(package as usize) else {
         return Err(Status::INVALID_PKG_ID);
     };
-    let _write_back = write_back.lock(call, package)?;
-    let _kot = module.kot.lock(call, LockMode::Shared)?;
+    write_back.lock(call, package)?;
+    module.kot.lock(call, LockMode::Shared)?;
     let first = if regs.rcx == START {
         if !write_back.collect(&module.kot) {
             return Err(Status::NO_HKID_READY_TO_WBCACHE);

@@ -41,7 +41,7 @@ pub(super) const INFO: LeafInfo = LeafInfo {
 const PAGE: LeafLock = INFO.lock(LockOf::PageRcx);
 const TDR: LeafLock = INFO.lock(LockOf::Tdr);
 
-pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResult {
+pub(super) fn run<'c, P: Platform>(call: &'c Call<'c, P>, regs: &mut Regs) -> LeafResult {
     let pa = regs.take_page();
 
     let page = pamt::lock_any(call, pa, &PAGE)?;

@@ -22,13 +22,13 @@ pub(super) const INFO: LeafInfo = LeafInfo {
 
 const PAGE: LeafLock = INFO.lock(LockOf::PageRcx);
 
-pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResult {
+pub(super) fn run<'c, P: Platform>(call: &'c Call<'c, P>, regs: &mut Regs) -> LeafResult {
     let platform = call.platform;
 
     let aligned = address::is_aligned(regs.rcx, PAGE_SIZE);
     let split = address::split(platform, regs.rcx).filter(|_| aligned);
     let (pa, hkid) = split.ok_or(Status::OPERAND_INVALID.on(Operand::Rcx))?;
-    let _page = pamt::lock_explicit(call, pa, &PAGE, 0, PageType::Nda)?;
+    pamt::lock_explicit(call, pa, &PAGE, 0, PageType::Nda)?;
     platform.flush_page(pa, hkid);
     Ok(())
 }

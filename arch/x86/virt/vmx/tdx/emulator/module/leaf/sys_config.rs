@@ -39,10 +39,10 @@ pub(super) const INFO: LeafInfo = LeafInfo {
 /// The alignment of the descriptions of TDMRs and of the list of them.
 const ALIGN: u64 = 512;
 
-pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResult {
+pub(super) fn run<'c, P: Platform>(call: &'c Call<'c, P>, regs: &mut Regs) -> LeafResult {
     let (module, platform) = (call.module, call.platform);
 
-    let _global = module.lock_global(call, LockMode::Exclusive)?;
+    module.lock_global(call, LockMode::Exclusive)?;
     if module.sys_state() != SysState::InitDone || !module.all_lps_initialized(platform) {
         return Err(Status::SYS_CONFIG_NOT_PENDING);
     }

@@ -12,13 +12,13 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     ..LeafInfo::NEW
 };
 
-pub(super) fn run<P: Platform>(call: &Call<'_, P>, _regs: &mut Regs) -> LeafResult {
+pub(super) fn run<'c, P: Platform>(call: &'c Call<'c, P>, _regs: &mut Regs) -> LeafResult {
     let module = call.module;
 
     if !module.profile().sys_disable {
         return Err(Status::OPERAND_INVALID.on(Operand::Rax));
     }
-    let _global = module.lock_global(call, LockMode::Exclusive)?;
+    module.lock_global(call, LockMode::Exclusive)?;
     if module.others_inside() {
         return Err(Status::SYS_BUSY);
     }

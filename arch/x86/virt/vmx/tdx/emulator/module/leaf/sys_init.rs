@@ -7,7 +7,8 @@ use crate::module::{
     cpuid,
     keys::KOT_ENTRIES,
     platform::Smrr,
-    tdmr, //
+    tdmr,
+    IA32_MISC_ENABLE, //
 };
 
 pub(super) const INFO: LeafInfo = LeafInfo {
@@ -40,20 +41,19 @@ pub(super) const INFO: LeafInfo = LeafInfo {
 /// The bit of `IA32_MISC_ENABLE` that makes CPUID stop at leaf 3.
 pub(super) const LIMIT_CPUID: u64 = 1 << 22;
 
-pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResult {
+pub(super) fn run<'c, P: Platform>(call: &'c Call<'c, P>, regs: &mut Regs) -> LeafResult {
     let (module, platform) = (call.module, call.platform);
     let attributes = regs.rcx;
     (regs.rcx, regs.rdx, regs.r8, regs.r9, regs.r10) = (0, 0, 0, 0, 0);
 
-    let _global = module.lock_global(call, LockMode::Exclusive)?;
+    module.lock_global(call, LockMode::Exclusive)?;
     if attributes != 0 {
         return Err(Status::OPERAND_INVALID.on(Operand::Rcx));
     }
     if module.sys_state() != SysState::InitPending {
         return Err(Status::SYS_INIT_NOT_PENDING);
     }
-    let msrs = platform.msrs();
-    if msrs.misc_enable & LIMIT_CPUID != 0 {
+    if platform.rdmsr(IA32_MISC_ENABLE) & LIMIT_CPUID != 0 {
         return Err(Status::LIMIT_CPUID_MAXVAL_SET);
     }
     if let Some(leaf) = cpuid::missing_leaf(platform) {

@@ -21,10 +21,10 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     ..LeafInfo::NEW
 };
 
-pub(super) fn run<P: Platform>(call: &Call<'_, P>, _regs: &mut Regs) -> LeafResult {
+pub(super) fn run<'c, P: Platform>(call: &'c Call<'c, P>, _regs: &mut Regs) -> LeafResult {
     let (module, platform) = (call.module, call.platform);
 
-    let _global = module.lock_global(call, LockMode::Exclusive)?;
+    module.lock_global(call, LockMode::Exclusive)?;
     if module.sys_state() != SysState::ConfigDone {
         return Err(Status::SYS_KEY_CONFIG_NOT_PENDING);
     }

@@ -25,11 +25,11 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     ..LeafInfo::NEW
 };
 
-pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResult {
+pub(super) fn run<'c, P: Platform>(call: &'c Call<'c, P>, regs: &mut Regs) -> LeafResult {
     let (module, platform) = (call.module, call.platform);
     (regs.rcx, regs.rdx, regs.r8) = (0, 0, 0);
 
-    let _global = module.lock_global(call, LockMode::Shared)?;
+    module.lock_global(call, LockMode::Shared)?;
     if module.sys_state() != SysState::InitDone {
         return Err(Status::SYS_LP_INIT_NOT_PENDING);
     }

@@ -16,14 +16,14 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     ..LeafInfo::NEW
 };
 
-pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResult {
+pub(super) fn run<'c, P: Platform>(call: &'c Call<'c, P>, regs: &mut Regs) -> LeafResult {
     let module = call.module;
 
     // The only version of handed-off data.
     if regs.rcx != 0 {
         return Err(Status::OPERAND_INVALID.on(Operand::Rcx));
     }
-    let _global = module.lock_global(call, LockMode::Exclusive)?;
+    module.lock_global(call, LockMode::Exclusive)?;
     if module.others_inside() {
         return Err(Status::SYS_BUSY);
     }

@@ -21,7 +21,7 @@ pub(super) const INFO: LeafInfo = LeafInfo {
     ..LeafInfo::NEW
 };
 
-pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResult {
+pub(super) fn run<'c, P: Platform>(call: &'c Call<'c, P>, regs: &mut Regs) -> LeafResult {
     let (module, platform) = (call.module, call.platform);
     let invalid = Status::OPERAND_INVALID.on(Operand::Rcx);
     regs.rdx = 0;
@@ -32,7 +32,7 @@ pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResul
     let mut tdmrs = module.tdmrs.iter().zip(0u32..);
     let tdmr = tdmrs.find(|(tdmr, _)| tdmr.range().base == regs.rcx);
     let (tdmr, index) = tdmr.ok_or(invalid)?;
-    let _lock = tdmr.lock(call, index)?;
+    tdmr.lock(call, index)?;
     let range = tdmr.range();
     let done = tdmr.initialized();
     if done >= range.size {

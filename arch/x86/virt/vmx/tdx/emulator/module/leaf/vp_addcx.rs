@@ -41,7 +41,7 @@ pub(super) const INFO: LeafInfo = LeafInfo {
 const VP: VpAccess = VpAccess::of(&INFO);
 const PAGE: LeafLock = INFO.lock(LockOf::PageRcx);
 
-pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResult {
+pub(super) fn run<'c, P: Platform>(call: &'c Call<'c, P>, regs: &mut Regs) -> LeafResult {
     let vp = VP.open(call, regs.rdx)?;
     if vp.state() != VcpuState::Uninitialized {
         return Err(Status::VCPU_STATE_INCORRECT);

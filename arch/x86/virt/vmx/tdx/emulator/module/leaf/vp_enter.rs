@@ -17,7 +17,6 @@ use crate::module::{
         self,
         Tdcall, //
     },
-    locks::fetch_add,
     open::{
         OpenVp,
         VpAccess, //
@@ -36,6 +35,7 @@ use crate::module::{
         VcpuState,
         VpField, //
     },
+    IA32_MISC_ENABLE,
     IA32_TSC_ADJUST, //
 };
 
@@ -107,21 +107,21 @@ const ASYNC_TRAP: u64 = 1;
 /// The last exit was for what the guest asked.
 const TDVMCALL: u64 = 2;
 
-const IA32_MISC_ENABLE: u32 = 0x1a0;
 /// The bit of `IA32_MISC_ENABLE` without which MONITOR does not work.
 const MONITOR_FSM: u64 = 1 << 18;
 
-pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResult {
+pub(super) fn run<'c, P: Platform>(call: &'c Call<'c, P>, regs: &mut Regs) -> LeafResult {
     let (module, platform) = (call.module, call.platform);
     let invalid = Status::OPERAND_INVALID.on(Operand::Rcx);
 
-    if platform.msrs().misc_enable & LIMIT_CPUID != 0 {
+    let misc_enable = platform.rdmsr(IA32_MISC_ENABLE);
+    if misc_enable & LIMIT_CPUID != 0 {
         return Err(Status::LIMIT_CPUID_MAXVAL_SET);
     }
     if regs.rcx & !(TDVPR | HOST_RECOVERABILITY_HINT | RESUME_L1) != 0 {
         return Err(invalid);
     }
-    let mut vp = VP.open(call, regs.rcx & TDVPR)?;
+    let vp = VP.open(call, regs.rcx & TDVPR)?;
     vp.associate_complete(false)?;
     let hint = regs.rcx & HOST_RECOVERABILITY_HINT != 0;
     // There are no L2 VMs, so it is always the L1 VM that runs.
@@ -135,45 +135,54 @@ pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResul
         return Err(Status::TSC_ROLLBACK);
     }
 
-    let monitors = platform.msrs().misc_enable & MONITOR_FSM != 0;
-    if !monitors && cpuid::has_monitor(&vp.td) {
+    if misc_enable & MONITOR_FSM == 0 && cpuid::has_monitor(&vp.td) {
         return Err(Status::INCORRECT_MSR_VALUE.detail(IA32_MISC_ENABLE));
     }
 
-    let epoch = {
-        let _lock = vp.td.lock_epoch(LockMode::Shared)?;
+    let epoch = call.scoped(|| {
+        vp.td.lock_epoch(LockMode::Shared)?;
         let epoch = vp.td.get(TdcsField::Epoch);
-        fetch_add(platform, vp.td.epoch_users_pa(epoch), 1);
-        epoch
-    };
-    let users = vp.td.epoch_users_pa(epoch);
+        vp.td.epoch_users(epoch).fetch_add(1);
+        Ok(epoch)
+    })?;
+    let users = vp.td.epoch_users(epoch);
     match stepped_fault(&vp) {
         Ok(None) => {}
         Ok(Some(gpa)) => {
-            fetch_add(platform, users, u64::MAX);
+            users.fetch_add(u64::MAX);
             clear_outputs(regs);
             regs.rcx = QUALIFICATION_WRITE;
             regs.r8 = gpa & !0xfff;
             return Err(Status::SUCCESS.detail(EPT_VIOLATION));
         }
         Err(status) => {
-            fetch_add(platform, users, u64::MAX);
+            users.fetch_add(u64::MAX);
             return Err(status);
         }
     }
 
+    let exit = if platform.runs_guests() {
+        enter(&vp, epoch, regs)
+    } else {
+        Exit::Unsupported
+    };
+    users.fetch_add(u64::MAX);
+    leave(&vp, &exit, regs)
+}
+
+/// Runs the vCPU, which is counted as one that runs since that epoch.
+fn enter<P: Platform>(vp: &OpenVp<'_, P>, epoch: u64, regs: &Regs) -> Exit {
     if vp.get(VpField::LastExit) == TDVMCALL {
-        guest::answer_vmcall(&vp, regs);
+        guest::answer_vmcall(vp, regs);
     }
     vp.set(VpField::Epoch, epoch);
     vp.set_state(VcpuState::Active);
     vp.td.unlock_op_state();
-    let exit = run_guest(&vp);
-    fetch_add(platform, users, u64::MAX);
+    let exit = run_guest(vp);
     vp.set_state(VcpuState::Ready);
     vp.set(VpField::LastExit, exit.kind());
-    vp.set(VpField::LastExitTsc, platform.tsc());
-    leave(&vp, &exit, regs)
+    vp.set(VpField::LastExitTsc, vp.td.call().platform.tsc());
+    exit
 }
 
 /// Why the host gets the processor back.
@@ -306,10 +315,11 @@ fn stepped_fault<P: Platform>(vp: &OpenVp<'_, P>) -> Result<Option<u64>, Status>
     if vp.get(VpField::FaultListLength) == 0 {
         return Ok(None);
     }
-    let _tree = sept::lock_tree(tdcs, LockMode::Exclusive)?;
-    let faults = |gpa: &u64| sept::walk(tdcs, *gpa, 0).0.entry.state() != SeptState::Mapped;
-    let gpa = vp.faults().find(faults);
-    Ok(gpa)
+    tdcs.call().scoped(|| {
+        sept::lock_tree(tdcs, LockMode::Exclusive)?;
+        let faults = |gpa: &u64| sept::walk(tdcs, *gpa, 0).0.entry.state() != SeptState::Mapped;
+        Ok(vp.faults().find(faults))
+    })
 }
 
 /// Clears the registers that tell about an exit.

@@ -29,8 +29,8 @@ pub(super) const INFO: LeafInfo = LeafInfo {
 const TDVPR: LeafLock = INFO.lock(LockOf::Tdvpr);
 const TDR: LeafLock = INFO.lock(LockOf::Tdr);
 
-pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResult {
-    let LockedVp { vp, td, .. } = &LockedVp::lock(call, regs.rcx, &TDVPR, &TDR)?;
+pub(super) fn run<'c, P: Platform>(call: &'c Call<'c, P>, regs: &mut Regs) -> LeafResult {
+    let LockedVp { vp, td } = LockedVp::lock(call, regs.rcx, &TDVPR, &TDR)?;
     if td.life_cycle() != LifeCycle::KeysConfigured {
         return Err(Status::TD_KEYS_NOT_CONFIGURED);
     }

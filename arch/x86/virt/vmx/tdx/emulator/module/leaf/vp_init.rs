@@ -5,8 +5,8 @@
 use super::prelude::*;
 use crate::module::{
     cpuid,
-    locks::fetch_add,
     open::VpAccess,
+    place::Place,
     td::{
         Tdcs,
         TdcsField, //
@@ -54,7 +54,7 @@ pub(super) const INFO: LeafInfo = LeafInfo {
 
 const VP: VpAccess = VpAccess::of(&INFO);
 
-pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResult {
+pub(super) fn run<'c, P: Platform>(call: &'c Call<'c, P>, regs: &mut Regs) -> LeafResult {
     let (module, platform) = (call.module, call.platform);
     let with_x2apic_id = call.version == 1;
 
@@ -120,20 +120,21 @@ fn take_x2apic_id<P: Platform>(tdcs: &Tdcs<'_, P>, index: u64, id: u32) -> LeafR
 }
 
 /// The word with the key of the vCPU of that index, and how far up it is.
-fn x2apic_word<P: Platform>(tdcs: &Tdcs<'_, P>, index: u64) -> (u64, u32) {
+fn x2apic_word<'c, P: Platform>(tdcs: &Tdcs<'c, P>, index: u64) -> (Place<'c, P>, u32) {
     let pa = tdcs.x2apic_id_pa(index);
-    (pa & !7, if pa & 4 != 0 { 32 } else { 0 })
+    let word = Place::find(tdcs.call().platform, pa & !7);
+    (word, if pa & 4 != 0 { 32 } else { 0 })
 }
 
 fn x2apic_key<P: Platform>(tdcs: &Tdcs<'_, P>, index: u64) -> u32 {
-    let (pa, shift) = x2apic_word(tdcs, index);
-    (tdcs.call().platform.read64(pa) >> shift) as u32
+    let (word, shift) = x2apic_word(tdcs, index);
+    (word.load() >> shift) as u32
 }
 
 fn set_x2apic_key<P: Platform>(tdcs: &Tdcs<'_, P>, index: u64, key: u32) {
-    let (pa, shift) = x2apic_word(tdcs, index);
+    let (word, shift) = x2apic_word(tdcs, index);
     // No carry leaves a half: what is added to it is the difference.
-    let old = x2apic_key(tdcs, index);
+    let old = (word.load() >> shift) as u32;
     let delta = u64::from(key).wrapping_sub(u64::from(old));
-    fetch_add(tdcs.call().platform, pa, delta << shift);
+    word.fetch_add(delta << shift);
 }

@@ -31,7 +31,7 @@ pub(super) const INFO: LeafInfo = LeafInfo {
 
 const VP: VpAccess = VpAccess::of(&INFO);
 
-pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResult {
+pub(super) fn run<'c, P: Platform>(call: &'c Call<'c, P>, regs: &mut Regs) -> LeafResult {
     metadata::answer_read(call, regs, |tdvpr, field| {
         let vp = VP.open(call, tdvpr)?;
         vp.associate_complete(true)?;

@@ -38,7 +38,7 @@ pub(super) const INFO: LeafInfo = LeafInfo {
 
 const VP: VpAccess = VpAccess::of(&INFO);
 
-pub(super) fn run<P: Platform>(call: &Call<'_, P>, regs: &mut Regs) -> LeafResult {
+pub(super) fn run<'c, P: Platform>(call: &'c Call<'c, P>, regs: &mut Regs) -> LeafResult {
     let (field, value, mask) = (regs.rdx, regs.r8, regs.r9);
     regs.r8 = 0;
 
