@@ -187,13 +187,14 @@ pub(crate) fn tds(m: &SeqFile) {
     MODULE.for_each_td(&Machine::onlooker(), |td| {
         seq_print!(
             m,
-            "tdr={:#x} hkid={} lifecycle={} op_state={} vcpus={} pages={} mrtd=",
+            "tdr={:#x} hkid={} lifecycle={} op_state={} vcpus={} pages={} config={:#x} mrtd=",
             td.tdr,
             td.hkid,
             td.life_cycle.name(),
             td.op_state.name(),
             td.vcpus,
             td.pages,
+            td.config.unwrap_or(0),
         );
         match &td.mrtd {
             Some(mrtd) => seq_print!(m, "{}\n", Hex(mrtd)),

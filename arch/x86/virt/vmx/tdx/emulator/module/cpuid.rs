@@ -666,6 +666,15 @@ pub(super) fn store<P: Platform>(
     }
 }
 
+/// Calls `f` with the virtual CPUID values that a TD has, 8 bytes at a time.
+pub(super) fn for_each_stored<P: Platform>(tdcs: &Tdcs<'_, P>, mut f: impl FnMut(u64)) {
+    for (index, _) in leaves(tdcs.call().module.profile()) {
+        let value = stored_value(tdcs, index);
+        f(value.load());
+        f(value.at(8).load());
+    }
+}
+
 fn stored_value<'c, P: Platform>(tdcs: &Tdcs<'c, P>, index: u64) -> Place<'c, P> {
     tdcs.at(TdcsField::Cpuid).at(index.wrapping_mul(16))
 }

@@ -3,6 +3,7 @@
 //! Looks at the module's state from outside, without locks, for showing it and for tests.
 
 use super::{
+    cpuid,
     dispatch::Call,
     pamt::{
         self,
@@ -16,6 +17,7 @@ use super::{
         LifeCycle,
         OpState,
         Td,
+        Tdcs,
         TdcsField,
         TdrField, //
     },
@@ -62,6 +64,8 @@ pub struct TdInfo {
     pub control_pages: u64,
     /// The TLB epoch.
     pub epoch: u64,
+    /// A checksum of what TDH.MNG.INIT was told, once it was.
+    pub config: Option<u64>,
     /// The measurement, once it is final.
     pub mrtd: Option<[u8; 48]>,
 }
@@ -90,6 +94,32 @@ pub struct TdmrView {
     pub range: MemoryRange,
     /// Where its PAMTs for pages of 4 KiB, 2 MiB and 1 GiB lie.
     pub pamt: [MemoryRange; 3],
+}
+
+/// FNV-1a of a TD's parameters, by words: what differs in one of them differs here.
+fn config<P: Platform>(tdcs: &Tdcs<'_, P>) -> u64 {
+    const FIELDS: [TdcsField; 9] = [
+        TdcsField::Attributes,
+        TdcsField::Xfam,
+        TdcsField::MaxVcpus,
+        TdcsField::NumL2Vms,
+        TdcsField::EptpControls,
+        TdcsField::ConfigFlags,
+        TdcsField::TscFrequency,
+        TdcsField::ArchCapabilities,
+        TdcsField::HpLockTimeout,
+    ];
+    /// MRCONFIGID, MROWNER and MROWNERCONFIG.
+    const IDENTITIES: u64 = 3 * 48 / 8;
+
+    let mut sum = 0xcbf2_9ce4_8422_2325u64;
+    let mut add = |word: u64| sum = (sum ^ word).wrapping_mul(0x100_0000_01b3);
+
+    FIELDS.iter().for_each(|field| add(tdcs.get(*field)));
+    let first = tdcs.at(TdcsField::MrConfigId);
+    (0..IDENTITIES).for_each(|word| add(first.at(word.wrapping_mul(8)).load()));
+    cpuid::for_each_stored(tdcs, add);
+    sum
 }
 
 impl Module {
@@ -146,6 +176,10 @@ impl Module {
             pages: td.get(TdrField::Children),
             control_pages: td.get(TdrField::NumTdcx),
             epoch: field(TdcsField::Epoch),
+            config: tdcs
+                .as_ref()
+                .filter(|_| matches!(op_state, OpState::Initialized | OpState::Runnable))
+                .map(config),
             mrtd: tdcs
                 .as_ref()
                 .filter(|_| op_state == OpState::Runnable)
