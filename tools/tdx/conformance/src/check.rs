@@ -13,8 +13,8 @@ use crate::record::Difference;
 use crate::record::Record;
 use crate::shrink::shrink;
 
-/// Programs that are tried to make one smaller.
-const SHRINK_BUDGET: usize = 300;
+/// Programs that are tried to make one smaller, if nobody says otherwise.
+pub const SHRINK_BUDGET: usize = 300;
 
 /// What runs programs.
 pub trait Runner {
@@ -46,6 +46,8 @@ pub struct Verdict {
     pub record: Record,
     /// Why a difference is right.
     pub explained: Option<&'static str>,
+    /// Whether there was a difference that C showed to itself as well, and that did not come again.
+    pub unsteady: bool,
     pub finding: Option<Finding>,
 }
 
@@ -121,8 +123,17 @@ fn explain(program: &Program, by_c: &Record, other: &Record) -> Option<&'static 
     is_flaw.then_some("C uncharges the misc cgroup for what it was not charged")
 }
 
-/// Runs a program three times and compares; looks for the smallest that shows a difference.
-pub fn check<R: Runner>(runner: &mut R, program: &Program, seed: u64) -> Result<Verdict> {
+/// How often a program is tried again that differs for C alone: in what else the kernel is doing.
+const TRIES: usize = 3;
+
+/// What comparing the three runs of a program led to.
+enum Compared {
+    Same(Option<&'static str>),
+    Differs(Way, Difference),
+}
+
+/// Runs a program three times and compares.
+fn compare<R: Runner>(runner: &mut R, program: &Program, seed: u64) -> Result<(Record, Compared)> {
     let by_c = runner.run(program, &|_| Server::C)?;
     let mut explained = None;
     for way in [Way::Rust, Way::Mixed] {
@@ -140,20 +151,45 @@ pub fn check<R: Runner>(runner: &mut R, program: &Program, seed: u64) -> Result<
             Some(_) => Way::C,
             None => way,
         };
-        println!("{}: {difference}", way.kind());
-        println!("looking for the smallest program that shows it …");
-        let finding = smallest(runner, program, seed, way, difference);
+        return Ok((by_c, Compared::Differs(way, difference)));
+    }
+    Ok((by_c, Compared::Same(explained)))
+}
+
+/// Runs a program three times and compares; looks for the smallest that shows a difference, of
+/// `budget` others.
+pub fn check<R: Runner>(
+    runner: &mut R,
+    program: &Program,
+    seed: u64,
+    budget: usize,
+) -> Result<Verdict> {
+    let mut tried = 0;
+    loop {
+        let (record, compared) = compare(runner, program, seed)?;
+        tried += 1;
+        let (explained, finding) = match compared {
+            Compared::Same(explained) => (explained, None),
+            Compared::Differs(Way::C, difference) if tried < TRIES => {
+                println!("C differs from itself, to be tried again: {difference}");
+                continue;
+            }
+            Compared::Differs(way, difference) => {
+                println!("{}: {difference}", way.kind());
+                if budget > 0 {
+                    println!("looking for the smallest program that shows it …");
+                }
+                let finding = smallest(runner, program, seed, way, difference, budget);
+                (None, Some(finding))
+            }
+        };
         return Ok(Verdict {
-            record: by_c,
-            explained: None,
-            finding: Some(finding),
+            record,
+            explained,
+            unsteady: tried > 1,
+            finding,
         });
     }
-    Ok(Verdict {
-        record: by_c,
-        explained,
-        finding: None,
-    })
 }
 
 /// Looks for the smallest program that differs in the same way.
@@ -163,9 +199,10 @@ fn smallest<R: Runner>(
     seed: u64,
     way: Way,
     difference: Difference,
+    budget: usize,
 ) -> Finding {
     let mut last = difference.clone();
-    let (program, tried) = shrink(program, SHRINK_BUDGET, |candidate| {
+    let (program, tried) = shrink(program, budget, |candidate| {
         let by_c = runner.run(candidate, &|_| Server::C);
         let other = way.run(runner, candidate, seed);
         let (Ok(by_c), Ok(other)) = (by_c, other) else {
@@ -228,7 +265,13 @@ mod tests {
         let steps = (0..12)
             .map(|id| Step::new(Call::tdx(On::Vm, id, Data::Value(0))))
             .collect();
-        check(&mut Fake { wrong, runs: 0 }, &Program { steps }, 7).unwrap()
+        check(
+            &mut Fake { wrong, runs: 0 },
+            &Program { steps },
+            7,
+            SHRINK_BUDGET,
+        )
+        .unwrap()
     }
 
     #[test]
@@ -250,6 +293,10 @@ mod tests {
     fn what_is_due_to_time_is_said_to_be() {
         let found = verdict(|_, id, runs| if id == 2 { runs } else { 0 });
         assert_eq!(found.finding.unwrap().kind, "C differs from itself");
+        // Not if it does not come again.
+        let found = verdict(|_, id, runs| if id == 2 && runs < 4 { runs } else { 0 });
+        assert!(found.unsteady && found.finding.is_none());
+        assert!(!verdict(|_, _, _| 0).unsteady);
     }
 
     fn limited(left: &str, errno: i32) -> (Program, Record) {

@@ -41,11 +41,11 @@ use clap::Args;
 use serde_json::json;
 
 use crate::check::check;
+use crate::check::SHRINK_BUDGET as CHECK_BUDGET;
 use crate::debug_port;
 use crate::emit;
-use crate::generate::generate;
+use crate::generate::generate_for_one;
 use crate::generate::Generator;
-use crate::generate::Threads;
 use crate::generate::MAX_STEPS;
 use crate::kcov::Coverage;
 use crate::kcov::Kcov;
@@ -101,7 +101,11 @@ const COMPLAINTS: &[&str] = &[
     "UBSAN:",
     "KASAN:",
 ];
-const EXPECTED: &[&str] = &["at tdx_vm_ioctl+", "at tdx_rust_seamcall_failed+"];
+const EXPECTED: &[&str] = &[
+    "at tdx_vm_ioctl+",
+    "at __tdx_td_init+",
+    "at tdx_rust_seamcall_failed+",
+];
 
 #[derive(Args)]
 pub struct Fuzz {
@@ -389,7 +393,7 @@ impl Fuzzer {
         let offer = &self.kernel.offer;
         let mut generator = Generator::new(seed, offer);
         if self.corpus.is_empty() || generator.one_in(8) {
-            return generate(seed, Threads::One, offer);
+            return generate_for_one(seed, offer);
         }
         let mut program = self.corpus[generator.below(self.corpus.len())].clone();
         for _ in 0..1 + generator.below(4) {
@@ -496,7 +500,9 @@ impl Fuzzer {
             } else if new.edges + new.behaviours > 0 {
                 emit("corpus", &serde_json::to_value(&program)?);
                 if new.edges > 0 || seed % COMPARE_ONE_IN == 1 {
-                    if let Some(finding) = check(&mut self.kernel, &program, seed)?.finding {
+                    if let Some(finding) =
+                        check(&mut self.kernel, &program, seed, CHECK_BUDGET)?.finding
+                    {
                         self.findings += 1;
                         report(Some(seed), &finding);
                     }

@@ -4,6 +4,10 @@
 //!
 //! The same seed gives the same program, on machines that offer the same to TDs.
 
+use kvm_bindings::KVM_BUS_LOCK_DETECTION_EXIT;
+use kvm_bindings::KVM_CAP_X86_BUS_LOCK_EXIT;
+use kvm_bindings::KVM_CAP_X86_NOTIFY_VMEXIT;
+use kvm_bindings::KVM_X86_NOTIFY_VMEXIT_ENABLED;
 use rand::seq::IndexedRandom;
 use rand::Rng;
 use rand::RngCore;
@@ -17,6 +21,9 @@ use tdx_uapi::KVM_TDX_INIT_VCPU;
 use tdx_uapi::KVM_TDX_INIT_VM;
 use tdx_uapi::KVM_TDX_MEASURE_MEMORY_REGION;
 
+use crate::edges;
+use crate::edges::Edge;
+use crate::edges::GPA_SHARED;
 use crate::kernel::Offer;
 use crate::kernel::HOLDABLE;
 use crate::kernel::SLOT_GPA;
@@ -39,11 +46,11 @@ use crate::requests;
 use crate::requests::Argument;
 use crate::requests::Request;
 
-/// With 48-bit guest addresses, the bit of those that are shared with the host.
-const GPA_SHARED: u64 = 1 << 47;
+/// What firmware finds in RCX.
+const HOB: u64 = 0x80_9000;
 
 /// The longest program.
-pub const MAX_STEPS: usize = 40;
+pub const MAX_STEPS: usize = 48;
 
 /// What a seed becomes a program with.
 pub struct Generator<'a> {
@@ -54,27 +61,43 @@ pub struct Generator<'a> {
 /// Which programs are made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Threads {
-    /// With one thread.
+    /// Those with one thread: they need no second processor.
     One,
-    /// With two.
+    /// Those with two, one in four.
     Two,
-    /// One in four with two.
+    /// All.
     Both,
 }
 
+impl Threads {
+    /// Whether the seed's program is one of these.
+    pub fn include(self, seed: u64) -> bool {
+        match self {
+            Self::One => !has_two_threads(seed),
+            Self::Two => has_two_threads(seed),
+            Self::Both => true,
+        }
+    }
+}
+
+/// In pairs, for every other seed's program is of another kind.
+fn has_two_threads(seed: u64) -> bool {
+    seed / 2 % 4 == 3
+}
+
 /// Makes the program of a seed.
-pub fn generate(seed: u64, threads: Threads, offer: &Offer) -> Program {
+pub fn generate(seed: u64, offer: &Offer) -> Program {
     let mut generator = Generator::new(seed, offer);
-    let mut program = generator.program();
-    let threaded = match threads {
-        Threads::One => false,
-        Threads::Two => true,
-        Threads::Both => generator.one_in(4),
-    };
-    if threaded {
+    let mut program = generator.program(seed);
+    if has_two_threads(seed) {
         generator.thread(&mut program);
     }
     program
+}
+
+/// Makes the program of a seed, but with one thread in any case.
+pub fn generate_for_one(seed: u64, offer: &Offer) -> Program {
+    Generator::new(seed, offer).program(seed)
 }
 
 /// The largest size that KVM gets through in no time.
@@ -118,9 +141,11 @@ impl<'a> Generator<'a> {
     }
 
     /// Makes a program with one thread.
-    fn program(&mut self) -> Program {
+    fn program(&mut self, seed: u64) -> Program {
         let mut calls = self.life();
         match self.below(20) {
+            // Every other seed, in turn: so that within a few hundred programs each edge comes.
+            _ if seed % 2 == 0 => calls = self.edges(calls, seed / 2),
             0..3 => {}
             3..14 => self.nearly(&mut calls),
             _ => self.wild(&mut calls),
@@ -146,7 +171,7 @@ impl<'a> Generator<'a> {
                 calls.push(Call::tdx(vcpu, KVM_TDX_GET_CPUID, Data::of(Kind::Cpuid)));
             }
             calls.push(Call::kvm(vcpu, requests::SET_CPUID2, Kind::SupportedCpuid));
-            calls.push(Call::tdx(vcpu, KVM_TDX_INIT_VCPU, Data::Value(0x80_9000)));
+            calls.push(Call::tdx(vcpu, KVM_TDX_INIT_VCPU, Data::Value(HOB)));
         }
         calls.push(Call::CreateGmem {
             size: SLOT_PAGES * PAGE,
@@ -212,6 +237,188 @@ impl<'a> Generator<'a> {
             };
         }
         call
+    }
+
+    /// Lets each command of a life first be tried with numbers at their edges.
+    fn edges(&mut self, life: Vec<Call>, turn: u64) -> Vec<Call> {
+        let mut calls = Vec::new();
+        if self.one_in(2) {
+            let call = self.capabilities();
+            self.tries(&call, turn, &mut calls);
+        }
+        for call in life {
+            match &call {
+                Call::Tdx { id, .. } => {
+                    let id = *id;
+                    if id == KVM_TDX_INIT_VM {
+                        self.configure(&mut calls);
+                    }
+                    // Edges are those of the first page.
+                    let usual = if id == KVM_TDX_INIT_MEM_REGION {
+                        self.command(id)
+                    } else {
+                        call.clone()
+                    };
+                    self.tries(&usual, turn, &mut calls);
+                    calls.push(call);
+                    // It takes more SEAMCALLs than all else.
+                    if id == KVM_TDX_INIT_VCPU && self.one_in(3) {
+                        let vcpu = On::Vcpu(0);
+                        let call = Call::tdx(vcpu, KVM_TDX_GET_CPUID, Data::of(Kind::Cpuid));
+                        self.tries(&call, turn, &mut calls);
+                    }
+                }
+                _ => calls.push(call),
+            }
+        }
+        // Where the TD is in another state than the command is for.
+        for _ in 0..2 {
+            let command = self.pick(&edges::COMMANDS);
+            let call = self.command(command);
+            let call = self.with_edges(&call, 1);
+            let at = self.below(calls.len() + 1);
+            calls.insert(at, call);
+        }
+        calls
+    }
+
+    /// Makes calls with numbers at their edges of one that is right.
+    fn tries(&mut self, call: &Call, turn: u64, calls: &mut Vec<Call>) {
+        /// Neighbours in the list have much in common.
+        const STRIDE: u64 = 1009;
+
+        let Call::Tdx { id, .. } = *call else {
+            return;
+        };
+        let Some(edges) = self.offer.edges(id) else {
+            return;
+        };
+        let (refused, accepted, pairs) = match id {
+            KVM_TDX_INIT_VM => (5, 1, 3),
+            KVM_TDX_INIT_MEM_REGION => (2, 4, 2),
+            KVM_TDX_CAPABILITIES => (2, 3, 1),
+            _ => (1, 1, 1),
+        };
+        let in_turn = |edges: &[Edge], count: u64| -> Vec<Call> {
+            let numbers = turn * count..(turn + 1) * count;
+            let at = numbers.map(|number| number.wrapping_mul(STRIDE) % edges.len() as u64);
+            at.map(|at| {
+                let mut call = call.clone();
+                edges[at as usize].apply(&mut call);
+                call
+            })
+            .collect()
+        };
+        if id == KVM_TDX_INIT_VCPU && self.one_in(6) {
+            calls.extend([self.without_x2apic(), call.clone()]);
+            calls.push(Call::kvm(
+                On::Vcpu(0),
+                requests::SET_CPUID2,
+                Kind::SupportedCpuid,
+            ));
+        }
+        calls.extend(in_turn(&edges.refused, refused));
+        calls.extend((0..pairs).map(|_| self.with_edges(call, 2)));
+        // The last, for the TD goes on with it.
+        calls.extend(in_turn(&edges.accepted, accepted));
+    }
+
+    /// Puts numbers that KVM checks apart at their edges: which check comes first?
+    fn with_edges(&mut self, call: &Call, count: usize) -> Call {
+        let mut call = call.clone();
+        let Call::Tdx { id, .. } = call else {
+            return call;
+        };
+        let offer = self.offer;
+        let mut groups: Vec<_> = offer
+            .edges(id)
+            .map_or(Vec::new(), |edges| edges.groups.iter().collect());
+        for _ in 0..count.min(groups.len()) {
+            let group = groups.swap_remove(self.below(groups.len()));
+            self.pick(group).apply(&mut call);
+        }
+        call
+    }
+
+    /// A command as it should be.
+    fn command(&mut self, command: u32) -> Call {
+        let vcpu = On::Vcpu(0);
+        match command {
+            KVM_TDX_INIT_VM => Call::tdx(On::Vm, command, Data::of(Kind::InitVm)),
+            KVM_TDX_INIT_VCPU => Call::tdx(vcpu, command, Data::Value(HOB)),
+            KVM_TDX_INIT_MEM_REGION => Call::tdx(vcpu, command, Data::of(Kind::MemRegion)),
+            KVM_TDX_FINALIZE_VM => Call::tdx(On::Vm, command, Data::Value(0)),
+            KVM_TDX_GET_CPUID => Call::tdx(vcpu, command, Data::of(Kind::Cpuid)),
+            _ => self.capabilities(),
+        }
+    }
+
+    /// What the VM is told before KVM_TDX_INIT_VM that it hands to the module.
+    fn configure(&mut self, calls: &mut Vec<Call>) {
+        if self.one_in(6) {
+            // The module counts in 25 MHz, and takes 100 MHz to 10 GHz.
+            let khz = [
+                24_999, 25_000, 99_999, 100_000, 124_999, 125_000, 199_999, 10_000_000, 10_025_000,
+            ];
+            calls.push(Call::Kvm {
+                on: On::Vm,
+                request: requests::SET_TSC_KHZ,
+                data: Data::Value(self.pick(&khz)),
+            });
+        }
+        if self.one_in(6) {
+            let (cap, argument) = self.pick(&[
+                (
+                    KVM_CAP_X86_BUS_LOCK_EXIT,
+                    KVM_BUS_LOCK_DETECTION_EXIT.into(),
+                ),
+                (
+                    KVM_CAP_X86_NOTIFY_VMEXIT,
+                    1 << 32 | u64::from(KVM_X86_NOTIFY_VMEXIT_ENABLED),
+                ),
+            ]);
+            calls.push(Call::Kvm {
+                on: On::Vm,
+                request: requests::ENABLE_CAP,
+                data: Data::patched(
+                    Kind::SplitIrqchip,
+                    vec![
+                        Patch {
+                            offset: 0,
+                            width: 4,
+                            value: cap.into(),
+                        },
+                        Patch {
+                            offset: 8,
+                            width: 8,
+                            value: argument,
+                        },
+                    ],
+                ),
+            });
+        }
+    }
+
+    /// KVM_SET_CPUID2 without x2APIC, which a vCPU of a TD has to have.
+    fn without_x2apic(&self) -> Call {
+        const ECX: usize = 20;
+        const X2APIC: u32 = 1 << 21;
+
+        let mut patches = Vec::new();
+        for (number, entry) in self.offer.supported.iter().enumerate() {
+            if entry.function == 1 {
+                patches.push(Patch {
+                    offset: (8 + number * 40 + ECX) as u16,
+                    width: 4,
+                    value: (entry.ecx & !X2APIC).into(),
+                });
+            }
+        }
+        Call::Kvm {
+            on: On::Vcpu(0),
+            request: requests::SET_CPUID2,
+            data: Data::patched(Kind::SupportedCpuid, patches),
+        }
     }
 
     /// Puts one thing wrong.
@@ -383,6 +590,10 @@ impl<'a> Generator<'a> {
     /// Changes one thing about a call.
     pub fn change(&mut self, call: &mut Call) {
         let any_on = self.pick(&[On::Vm, On::Vcpu(0), On::Vcpu(1), On::Gmem]);
+        if matches!(call, Call::Tdx { id, .. } if edges::COMMANDS.contains(id)) && self.one_in(3) {
+            *call = self.with_edges(call, 1);
+            return;
+        }
         match call {
             Call::Tdx {
                 on,
@@ -641,7 +852,8 @@ impl<'a> Generator<'a> {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
+    use std::cell::OnceCell;
     use std::collections::HashSet;
 
     use super::*;
@@ -658,6 +870,10 @@ mod tests {
             configurable: vec![entry(1), entry(0x8000_0008)],
             cpuid: vec![entry(1), entry(0x8000_0008)],
             supported: vec![entry(0), entry(1)],
+            supported_attributes: 1 << 28,
+            supported_xfam: 0xe7,
+            td_cpuid: 3,
+            edges: OnceCell::new(),
         }
     }
 
@@ -665,8 +881,8 @@ mod tests {
     fn a_seed_gives_one_program() {
         let offer = offer();
         for seed in 0..200 {
-            let program = generate(seed, Threads::Both, &offer);
-            assert_eq!(program, generate(seed, Threads::Both, &offer));
+            let program = generate(seed, &offer);
+            assert_eq!(program, generate(seed, &offer));
             assert!(program.steps.len() <= MAX_STEPS);
         }
     }
@@ -675,9 +891,44 @@ mod tests {
     fn seeds_give_many_programs() {
         let offer = offer();
         let programs: HashSet<String> = (0..500)
-            .map(|seed| generate(seed, Threads::Both, &offer).to_string())
+            .map(|seed| generate(seed, &offer).to_string())
             .collect();
         assert!(programs.len() > 450, "only {} of 500", programs.len());
+    }
+
+    #[test]
+    fn each_edge_comes_within_500_seeds() {
+        // As many configurable leaves as a module has.
+        let mut offer = offer();
+        let entry = offer.cpuid[0];
+        offer.cpuid.resize(18, entry);
+        offer.configurable.resize(18, entry);
+        let (first, count) = (4711, 500);
+        let mut seen = HashSet::new();
+        for seed in first..first + count {
+            for step in generate_for_one(seed, &offer).steps {
+                seen.insert(step.call.to_string());
+            }
+        }
+        for command in edges::COMMANDS {
+            let all = edges::tests::all(command, &offer);
+            let mut generator = Generator::new(0, &offer);
+            let usual = generator.command(command);
+            let missing: Vec<&Edge> = all
+                .iter()
+                .filter(|edge| {
+                    let mut call = usual.clone();
+                    edge.apply(&mut call);
+                    !seen.contains(&call.to_string())
+                })
+                .collect();
+            assert!(
+                missing.is_empty(),
+                "{command}: {} of {}: {missing:?}",
+                missing.len(),
+                all.len()
+            );
+        }
     }
 
     #[test]
@@ -685,7 +936,7 @@ mod tests {
         let offer = offer();
         let mut seen = 0;
         for seed in 0..3000 {
-            for step in generate(seed, Threads::Both, &offer).steps {
+            for step in generate(seed, &offer).steps {
                 let Some(Data::Struct { kind, patches, .. }) = step.call.data() else {
                     continue;
                 };
@@ -709,7 +960,8 @@ mod tests {
         let mut seen = HashSet::new();
         let (mut memory, mut seamcall, mut single) = (0, 0, 0);
         for seed in 0..2000 {
-            let program = generate(seed, Threads::Both, &offer);
+            let program = generate(seed, &offer);
+            assert!(Threads::Two.include(seed) || !program.is_threaded());
             single += usize::from(!program.is_threaded());
             for (index, step) in program.steps.iter().enumerate() {
                 if program.holds_next(index) {

@@ -2,6 +2,7 @@
 
 //! Runs programs on this kernel.
 
+use std::cell::OnceCell;
 use std::fs;
 use std::fs::File;
 use std::fs::OpenOptions;
@@ -39,11 +40,15 @@ use tdx_uapi::Cmd;
 use tdx_uapi::MemRegion;
 use tdx_uapi::ATTR_SEPT_VE_DISABLE;
 use tdx_uapi::KVM_TDX_CAPABILITIES;
+use tdx_uapi::KVM_TDX_GET_CPUID;
+use tdx_uapi::KVM_TDX_INIT_VM;
 
+use crate::edges;
 use crate::memory;
 use crate::memory::Memory;
 use crate::memory::Placed;
 use crate::memory::Use;
+use crate::memory::Written;
 use crate::memory::PAGE;
 use crate::program::Call;
 use crate::program::Data;
@@ -53,6 +58,7 @@ use crate::program::On;
 use crate::program::Patch;
 use crate::program::Place;
 use crate::program::Program;
+use crate::program::Step;
 use crate::program::MAX_VCPUS;
 use crate::record::Meanwhile;
 use crate::record::Record;
@@ -75,6 +81,10 @@ const IOAPIC_PINS: u64 = 24;
 /// How long a SEAMCALL that is to be held holds its locks.
 const HOLD_US: u32 = 10_000;
 
+/// How long a call has to sleep until it is taken to wait for the one that is held. Other waits, for
+/// example for readers of a memory slot, are over by then.
+const BLOCKED_AFTER: Duration = Duration::from_millis(5);
+
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -96,6 +106,13 @@ pub struct Offer {
     pub cpuid: Vec<kvm_cpuid_entry2>,
     /// What KVM_SET_CPUID2 takes.
     pub supported: Vec<kvm_cpuid_entry2>,
+    /// All attributes and XFAM bits that KVM_TDX_CAPABILITIES offers.
+    pub supported_attributes: u64,
+    pub supported_xfam: u64,
+    /// How many entries KVM_TDX_GET_CPUID has for a TD.
+    pub td_cpuid: usize,
+    /// The numbers at their edges that follow from all that, once they were asked for.
+    pub edges: OnceCell<edges::Table>,
 }
 
 fn entry_bytes(entries: &[kvm_cpuid_entry2]) -> Vec<u8> {
@@ -127,6 +144,13 @@ fn patch(bytes: &mut Vec<u8>, patch: &Patch) {
 }
 
 impl Offer {
+    /// The numbers at their edges that a command takes.
+    pub fn edges(&self, command: u32) -> Option<&edges::Sorted> {
+        self.edges
+            .get_or_init(|| edges::Table::new(self))
+            .of(command)
+    }
+
     /// The bytes of a structure. `gmem` is the guest_memfd, if there is one.
     pub fn structure(&self, kind: Kind, gmem: Option<i32>) -> Vec<u8> {
         let words = |words: &[u64]| words.iter().flat_map(|word| word.to_le_bytes()).collect();
@@ -605,7 +629,8 @@ pub struct Kernel {
     served: Option<Server>,
     group: Option<Group>,
     _namesake: OwnedFd,
-    /// Ticks that the steps of the last run took, and all of it.
+    /// Ticks that the last run took: to create the VM, each step, to destroy it, and to see what came
+    /// of it. Steps that overlap count as one.
     pub spent: Vec<u64>,
 }
 
@@ -630,7 +655,7 @@ impl Kernel {
         let emulator = Emulator::open()?;
         let switch = open(TDX_RUST, true)?;
         let group = Group::enter();
-        Ok(Self {
+        let mut kernel = Self {
             _namesake: namesake(&kvm)?,
             kvm,
             offer,
@@ -641,7 +666,39 @@ impl Kernel {
             served: None,
             group,
             spent: Vec::new(),
-        })
+        };
+        kernel.offer.td_cpuid = kernel.ask_td_cpuid()?;
+        Ok(kernel)
+    }
+
+    /// Finds out how many entries KVM_TDX_GET_CPUID has for an ordinary TD.
+    fn ask_td_cpuid(&mut self) -> Result<usize> {
+        let vcpu = On::Vcpu(0);
+        let calls = [
+            Call::kvm(On::Vm, requests::ENABLE_CAP, Kind::SplitIrqchip),
+            Call::tdx(On::Vm, KVM_TDX_INIT_VM, Data::of(Kind::InitVm)),
+            Call::CreateVcpu { id: 0 },
+            Call::tdx(vcpu, KVM_TDX_GET_CPUID, Data::of(Kind::Cpuid)),
+        ];
+        let program = Program {
+            steps: calls.into_iter().map(Step::new).collect(),
+        };
+        let record = self.run(&program, &|_| Server::C)?;
+        let asked = record.steps.last().filter(|step| step.errno == 0);
+        let written = asked.map_or(&[][..], |step| &step.written[..]);
+        // Its first bytes are `nent`, as far as it differs from the room that there was.
+        let mut nent = (tdx_uapi::MAX_CPUID_ENTRIES as u32).to_le_bytes();
+        for Written { offset, bytes } in written {
+            for (at, byte) in (*offset..).zip(bytes) {
+                if let Some(old) = usize::try_from(at).ok().and_then(|at| nent.get_mut(at)) {
+                    *old = *byte;
+                }
+            }
+        }
+        if written.is_empty() {
+            bail!("KVM does not tell the CPUID of an ordinary TD");
+        }
+        Ok(u32::from_le_bytes(nent) as usize)
     }
 
     /// Says what cannot be compared here.
@@ -689,8 +746,12 @@ impl Kernel {
             attributes: caps.supported_attrs & ATTR_SEPT_VE_DISABLE,
             xfam: cpuid::choose_xfam(caps.supported_xfam, &supported),
             cpuid: cpuid::choose_cpuid(&configurable, &supported, MAX_VCPUS.into()),
+            supported_attributes: caps.supported_attrs,
+            supported_xfam: caps.supported_xfam,
             configurable,
             supported,
+            td_cpuid: 0,
+            edges: OnceCell::new(),
         })
     }
 
@@ -852,7 +913,7 @@ impl Kernel {
                 let mut page = vec![0; 64];
                 let fd = fds.get(On::Vcpu(*vcpu)).unwrap_or(-1);
                 memory::read_shared_page(fd, &mut page).context("the page of a vCPU")?;
-                record.written.push(memory::Written {
+                record.written.push(Written {
                     offset: 0,
                     bytes: page,
                 });
@@ -1003,6 +1064,7 @@ impl Kernel {
                 .send(prepared.raw)
                 .context("a thread is gone")?;
             let mut other_returned = None;
+            let mut blocked_since = None;
             loop {
                 if other_returned.is_none() {
                     other_returned = other_worker.results.try_recv().ok();
@@ -1016,7 +1078,12 @@ impl Kernel {
                     if other_returned.is_some() {
                         meanwhile = Meanwhile::Ended;
                     } else if other_worker.is_blocked() {
-                        meanwhile = Meanwhile::Blocked;
+                        let since = blocked_since.get_or_insert_with(Instant::now);
+                        if since.elapsed() >= BLOCKED_AFTER {
+                            meanwhile = Meanwhile::Blocked;
+                        }
+                    } else {
+                        blocked_since = None;
                     }
                     if meanwhile != Meanwhile::NotHeld {
                         if let Some(data) = &mut first.data {

@@ -7,6 +7,7 @@
 
 mod check;
 mod debug_port;
+mod edges;
 mod fuzz;
 mod generate;
 mod kcov;
@@ -18,7 +19,10 @@ mod requests;
 mod shrink;
 mod trace;
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::fs;
+use std::iter;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -37,8 +41,10 @@ use crate::check::check;
 use crate::check::Finding;
 use crate::check::Runner;
 use crate::check::Verdict;
+use crate::check::SHRINK_BUDGET;
 use crate::fuzz::Fuzz;
 use crate::generate::generate;
+use crate::generate::generate_for_one;
 use crate::generate::refused_charge;
 use crate::generate::Threads;
 use crate::kernel::Kernel;
@@ -80,7 +86,7 @@ struct Run {
     /// How many programs
     #[arg(long, default_value_t = 1000)]
     count: u64,
-    /// How many threads programs have
+    /// Which of them
     #[arg(long, value_enum, default_value_t = Threads::Both)]
     threads: Threads,
     /// Say how far it is after so many seconds
@@ -92,15 +98,18 @@ struct Run {
     /// Give up after so many findings
     #[arg(long, default_value_t = 5)]
     findings: usize,
+    /// Try so many programs to make one smaller that shows a difference
+    #[arg(long, default_value_t = SHRINK_BUDGET)]
+    shrink: usize,
+    /// Say at the end where the time went
+    #[arg(long)]
+    profile: bool,
 }
 
 #[derive(Args)]
 struct Replay {
     /// A seed, or a file with a program
     program: String,
-    /// How many threads the seed's program has
-    #[arg(long, value_enum, default_value_t = Threads::Both)]
-    threads: Threads,
 }
 
 fn main() -> ExitCode {
@@ -145,6 +154,50 @@ fn report(seed: Option<u64>, finding: &Finding) {
     );
 }
 
+/// A kernel that runs programs, and what takes how long.
+struct Profiled {
+    kernel: Kernel,
+    /// Of each kind of call: how often, and how many ticks.
+    spent: BTreeMap<&'static str, (u64, u64)>,
+}
+
+impl Runner for Profiled {
+    fn run(&mut self, program: &Program, server: &dyn Fn(usize) -> Server) -> Result<Record> {
+        let record = self.kernel.run(program, server)?;
+        let steps = (0..program.steps.len())
+            .filter(|index| !program.is_overlapping(*index))
+            .map(|index| match program.holds_next(index) {
+                true => "two calls at once",
+                false => program.steps[index].call.name(),
+            });
+        let names = iter::once("KVM_CREATE_VM")
+            .chain(steps)
+            .chain(["close() of what is left", "seeing what came of it"]);
+        for (name, ticks) in names.zip(&self.kernel.spent) {
+            let (count, sum) = self.spent.entry(name).or_default();
+            *count += 1;
+            *sum += ticks;
+        }
+        Ok(record)
+    }
+}
+
+impl Profiled {
+    fn print(&self) {
+        let all: u64 = self.spent.values().map(|(_, ticks)| ticks).sum();
+        let mut rows: Vec<_> = self.spent.iter().collect();
+        rows.sort_by_key(|(_, (_, ticks))| Reverse(*ticks));
+        println!("   share     times  ticks each");
+        for (name, (count, ticks)) in rows {
+            let share = 100.0 * *ticks as f64 / all.max(1) as f64;
+            println!(
+                "{share:7.1}%  {count:8}  {:10}  {name}",
+                ticks / count.max(&1)
+            );
+        }
+    }
+}
+
 /// What many programs led to.
 #[derive(Default)]
 struct Tally {
@@ -157,6 +210,7 @@ struct Tally {
     seamcalls: u64,
     finalized: u64,
     explained: u64,
+    unsteady: u64,
     findings: u64,
 }
 
@@ -187,6 +241,7 @@ impl Tally {
         };
         self.finalized += u64::from(program.steps.iter().zip(&record.steps).any(finalized));
         self.explained += u64::from(verdict.explained.is_some());
+        self.unsteady += u64::from(verdict.unsteady);
         self.findings += u64::from(verdict.finding.is_some());
     }
 
@@ -201,47 +256,62 @@ impl Tally {
             "seamcalls": self.seamcalls,
             "finalized": self.finalized,
             "explained": self.explained,
+            "unsteady": self.unsteady,
             "findings": self.findings,
         })
     }
 }
 
 fn run(args: &Run) -> Result<bool> {
-    let mut kernel = Kernel::open()?;
-    for missing in kernel.blind_to() {
+    let mut runner = Profiled {
+        kernel: Kernel::open()?,
+        spent: BTreeMap::new(),
+    };
+    for missing in runner.kernel.blind_to() {
         println!("not compared: {missing}");
     }
     let start = Instant::now();
     let mut said = start;
     let mut tally = Tally::default();
-    for seed in args.first..args.first + args.count {
-        let program = generate(seed, args.threads, &kernel.offer);
-        let verdict = check(&mut kernel, &program, seed)
+    let last = args.first + args.count;
+    let tell = |next: u64, tally: &Tally| {
+        let seconds = start.elapsed().as_secs_f64();
+        let mut progress = tally.json();
+        progress["next"] = next.into();
+        progress["seconds"] = seconds.into();
+        emit("progress", &progress);
+        let share = (next - args.first) as f64 / args.count as f64;
+        println!(
+            "{} programs, {:.0} % of the seeds, {:.1} programs a second, {:.0} s left, {} findings",
+            tally.programs,
+            100.0 * share,
+            tally.programs as f64 / seconds.max(0.001),
+            seconds / share.max(0.001) - seconds,
+            tally.findings
+        );
+    };
+    let mut next = last;
+    for seed in (args.first..last).filter(|seed| args.threads.include(*seed)) {
+        let program = generate(seed, &runner.kernel.offer);
+        let verdict = check(&mut runner, &program, seed, args.shrink)
             .with_context(|| format!("seed {seed}\n{program}"))?;
         tally.count(&program, &verdict);
         if let Some(finding) = &verdict.finding {
             report(Some(seed), finding);
         }
-        let done = seed + 1 - args.first;
-        if said.elapsed().as_secs() >= args.progress || done == args.count {
-            said = Instant::now();
-            let seconds = start.elapsed().as_secs_f64();
-            let mut progress = tally.json();
-            progress["next"] = (seed + 1).into();
-            progress["seconds"] = seconds.into();
-            emit("progress", &progress);
-            let rate = done as f64 / seconds.max(0.001);
-            println!(
-                "{done} of {} programs, {rate:.1} a second, {:.0} s left, {} findings",
-                args.count,
-                (args.count - done) as f64 / rate,
-                tally.findings
-            );
-        }
         if tally.findings as usize >= args.findings {
             println!("that is enough: {} findings", tally.findings);
+            next = seed + 1;
             break;
         }
+        if said.elapsed().as_secs() >= args.progress {
+            said = Instant::now();
+            tell(seed + 1, &tally);
+        }
+    }
+    tell(next, &tally);
+    if args.profile {
+        runner.print();
     }
     let mut good = tally.findings == 0;
     if args.no_flaw {
@@ -250,7 +320,7 @@ fn run(args: &Run) -> Result<bool> {
     }
     // Last, as no TD can be made after it.
     let program = refused_charge();
-    let verdict = check(&mut kernel, &program, 0)?;
+    let verdict = check(&mut runner, &program, 0, args.shrink)?;
     tally.explained += u64::from(verdict.explained.is_some());
     match (verdict.explained, &verdict.finding) {
         (Some(reason), None) => println!("a difference that is right: {reason}"),
@@ -285,8 +355,8 @@ fn self_test() -> Result<bool> {
     let refusal = Refusal::new()?;
     let mut broken = Broken { kernel, refusal };
     for seed in 1..=SEEDS {
-        let program = generate(seed, Threads::One, &offer);
-        let Some(finding) = check(&mut broken, &program, seed)?.finding else {
+        let program = generate_for_one(seed, &offer);
+        let Some(finding) = check(&mut broken, &program, seed, SHRINK_BUDGET)?.finding else {
             continue;
         };
         report(Some(seed), &finding);
@@ -308,9 +378,9 @@ fn self_test() -> Result<bool> {
     bail!("{SEEDS} programs do not show that KVM_TDX_INIT_VM fails in Rust only");
 }
 
-fn load(name: &str, threads: Threads, kernel: &Kernel) -> Result<(Program, u64)> {
+fn load(name: &str, kernel: &Kernel) -> Result<(Program, u64)> {
     if let Ok(seed) = name.parse() {
-        return Ok((generate(seed, threads, &kernel.offer), seed));
+        return Ok((generate(seed, &kernel.offer), seed));
     }
     Ok((read_program(Path::new(name))?, 0))
 }
@@ -328,7 +398,7 @@ fn read_program(path: &Path) -> Result<Program> {
 
 fn replay(args: &Replay) -> Result<bool> {
     let mut kernel = Kernel::open()?;
-    let (program, seed) = load(&args.program, args.threads, &kernel)?;
+    let (program, seed) = load(&args.program, &kernel)?;
     if program.steps.is_empty() {
         bail!("the program has no steps");
     }
@@ -360,7 +430,7 @@ fn replay(args: &Replay) -> Result<bool> {
             println!("     left over: {}", record.left);
         }
     }
-    let verdict = check(&mut kernel, &program, seed)?;
+    let verdict = check(&mut kernel, &program, seed, SHRINK_BUDGET)?;
     match &verdict.finding {
         Some(finding) => report(None, finding),
         None => println!("no difference"),

@@ -104,6 +104,7 @@ static REQUESTS: &[Info] = &[
         Kind::Attributes,
     ),
     structure("KVM_SET_CPUID2", true, WRITE, 0x90, 8, Kind::SupportedCpuid),
+    value("KVM_SET_TSC_KHZ", false, 0xa2),
     structure("KVM_GET_CPUID2", true, READ | WRITE, 0x91, 8, Kind::Cpuid),
     structure(
         "KVM_PRE_FAULT_MEMORY",
@@ -113,7 +114,6 @@ static REQUESTS: &[Info] = &[
         64,
         Kind::PreFault,
     ),
-    value("KVM_SET_TSC_KHZ", false, 0xa2),
     value("KVM_GET_TSC_KHZ", false, 0xa3),
     zeros("KVM_SET_USER_MEMORY_REGION", false, WRITE, 0x46, 32),
     zeros("KVM_SET_IDENTITY_MAP_ADDR", false, WRITE, 0x48, 8),
@@ -160,6 +160,7 @@ pub const ENABLE_CAP: Request = Request(0);
 pub const SET_USER_MEMORY_REGION2: Request = Request(1);
 pub const SET_MEMORY_ATTRIBUTES: Request = Request(2);
 pub const SET_CPUID2: Request = Request(3);
+pub const SET_TSC_KHZ: Request = Request(4);
 
 /// KVM_CREATE_VM's and others' numbers, which are no choice of a program.
 pub const CREATE_VM: u64 = number(NONE, 0x01, 0);
@@ -224,6 +225,7 @@ mod tests {
             (SET_USER_MEMORY_REGION2, "KVM_SET_USER_MEMORY_REGION2"),
             (SET_MEMORY_ATTRIBUTES, "KVM_SET_MEMORY_ATTRIBUTES"),
             (SET_CPUID2, "KVM_SET_CPUID2"),
+            (SET_TSC_KHZ, "KVM_SET_TSC_KHZ"),
         ] {
             assert_eq!(request.name(), name);
         }

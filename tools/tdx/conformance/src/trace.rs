@@ -288,6 +288,7 @@ enum Operand {
 
 /// Bits of a physical address that the machine uses. Key IDs are above.
 const ADDRESS_BITS: u32 = 36;
+const ADDRESS_MASK: u64 = (1 << ADDRESS_BITS) - 1;
 
 /// Fields of a VMCS that hold addresses: of the posted-interrupt descriptor, and of the root of the
 /// EPT for shared memory.
@@ -325,10 +326,28 @@ fn operands(leaf: u16) -> [Operand; 4] {
 }
 
 /// Gives what is different in each run a number, by the order in which it occurs.
+///
+/// A page that the TD does not own any more, or never got, is a new one when it comes again: whether
+/// it does is up to the page allocator.
 #[derive(Debug, Default)]
 pub struct Names {
-    pages: HashMap<u64, u64>,
-    key_ids: HashMap<u64, u64>,
+    pages: Numbers,
+    key_ids: Numbers,
+}
+
+#[derive(Debug, Default)]
+struct Numbers {
+    known: HashMap<u64, u64>,
+    last: u64,
+}
+
+impl Numbers {
+    fn of(&mut self, value: u64) -> u64 {
+        *self.known.entry(value).or_insert_with(|| {
+            self.last += 1;
+            self.last
+        })
+    }
 }
 
 /// A SEAMCALL as it can be compared.
@@ -355,24 +374,18 @@ pub enum Name {
     Object,
 }
 
-fn number(names: &mut HashMap<u64, u64>, value: u64) -> u64 {
-    let next = names.len() as u64 + 1;
-    *names.entry(value).or_insert(next)
-}
-
 impl Names {
     fn key_id(&mut self, key_id: u64) -> u64 {
         match key_id {
             0 => 0,
-            key_id => number(&mut self.key_ids, key_id),
+            key_id => self.key_ids.of(key_id),
         }
     }
 
     fn page(&mut self, value: u64) -> Name {
-        let mask = (1 << ADDRESS_BITS) - 1;
-        let address = value & mask;
+        let address = value & ADDRESS_MASK;
         Name::Page {
-            page: number(&mut self.pages, address >> 12),
+            page: self.pages.of(address >> 12),
             low: address & 0xfff,
             // Above the address there may be more than the key ID. It is the same each time, too.
             key_id: self.key_id(value >> ADDRESS_BITS),
@@ -396,12 +409,31 @@ impl Names {
                 },
             };
         }
+        if let Some(page) = given_back(seamcall) {
+            self.pages.known.remove(&((page & ADDRESS_MASK) >> 12));
+        }
         Named {
             leaf: seamcall.leaf,
             version: seamcall.version,
             operands: named,
             status: seamcall.status,
         }
+    }
+}
+
+/// The page that is the kernel's again, or still, after a SEAMCALL.
+fn given_back(seamcall: &Seamcall) -> Option<u64> {
+    let [rcx, _, r8, _] = seamcall.operands;
+    let failed = seamcall.status >> 63 != 0;
+    match seamcall.leaf {
+        // PHYMEM.PAGE.RECLAIM; PHYMEM.PAGE.WBINVD, which is the end of a page of the guest.
+        28 if !failed => Some(rcx),
+        41 => Some(rcx),
+        // MNG.ADDCX, VP.ADDCX, MNG.CREATE, VP.CREATE
+        1 | 4 | 9 | 10 if failed => Some(rcx),
+        // MEM.PAGE.ADD, MEM.SEPT.ADD, MEM.PAGE.AUG
+        2 | 3 | 6 if failed => Some(r8),
+        _ => None,
     }
 }
 
@@ -535,6 +567,16 @@ format:
         };
         assert_eq!(name(0x1000, 33, 0x5000), name(0x9000, 35, 0x2000));
         assert_ne!(name(0x1000, 33, 0x5000), name(0x1000, 33, 0x1000));
+        // A page that was given back is a new one.
+        let life = |second: u64| {
+            let mut names = Names::default();
+            [
+                names.name(&call(9, [0x1000, 33, 0, 0])),
+                names.name(&call(28, [0x1000, 0, 0, 0])),
+                names.name(&call(9, [second, 33, 0, 0])),
+            ]
+        };
+        assert_eq!(life(0x1000), life(0x2000));
         // What is no address has to be the same.
         let mut names = Names::default();
         assert_ne!(
