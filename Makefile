@@ -82,9 +82,9 @@ tdx-check: prepare payload
 	@scripts/kselftest
 	@scripts/tdx-check-pack
 
-## generated programs of ioctls through C and through Rust (PROGRAMS=n, REPLAY=seed or file)
+## generated programs of ioctls through C and through Rust (PROGRAMS=n, REPLAY=seed or file; goes on where it was stopped)
 conformance: prepare payload
-	@$(KERNEL)
+	@scripts/kernel --if-changed conformance machine overlay conformance
 	@scripts/conformance $(if $(PROGRAMS),--programs $(PROGRAMS)) $(if $(REPLAY),--replay $(REPLAY))
 
 ## programs of ioctls that break the kernel, looked for with KCOV (TIME=seconds, REPLAY=file)
@@ -117,6 +117,10 @@ docs-unsafe:
 ## the guard with one part left out at a time: which test notices (REPEAT=N: the whole guard, N times)
 mutants: prepare
 	@scripts/mutate
+
+## the guard as it is passes what kills the mutants, REPEAT=100 times (goes on where it was stopped)
+guard: prepare
+	@scripts/mutate --quick --repeat $(or $(REPEAT),100) none
 
 ## what must not compile
 compile-fail: prepare
@@ -153,7 +157,7 @@ source-update:
 
 ## remove what was built
 clean:
-	rm -rf build/obj build/mutants build/machine build/payload build/cargo build/coverage build/fuzz build/cargo-static build/patches build/series build/series-trees build/doc build/report build/faults build/sanitize build/fuzz-kvm build/all-checks build/log
+	rm -rf build/obj build/mutants build/slips build/machine build/payload build/cargo build/coverage build/fuzz build/cargo-static build/patches build/series build/series-trees build/doc build/report build/faults build/sanitize build/fuzz-kvm build/all-checks build/log
 
 ## remove build/ wholly; the cache (toolchain, sources) stays
 distclean:
@@ -167,7 +171,7 @@ help:
 	@echo
 	@awk '/^## /{ text = substr($$0, 4) } /^[a-z-]+:/ { if (text) printf "  %-14s %s\n", substr($$1, 1, index($$1, ":") - 1), text; text = "" }' $(MAKEFILE_LIST)
 
-.PHONY: machine-usable run test shell trace bench kernel kunit kselftest faults sanitize all-checks host-test golden conformance tdx-check fuzz coverage fuzz-core docs-leaves compile-fail mutants variants matrix prepare payload tdxvm source-update clean distclean help docs-unsafe doc patches patches-build
+.PHONY: machine-usable run test shell trace bench kernel kunit kselftest faults sanitize all-checks host-test golden conformance tdx-check fuzz coverage fuzz-core docs-leaves compile-fail mutants guard variants matrix prepare payload tdxvm source-update clean distclean help docs-unsafe doc patches patches-build
 
 export MACHINE LINUX FIRMWARE JOBS FILTER TESTS VECTORS REPEAT
 

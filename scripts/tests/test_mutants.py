@@ -26,11 +26,12 @@ class Mutants(unittest.TestCase):
         self.mutants = mutate.mutants()
 
     def test_edits_fit_this_tree(self):
-        edits = read_edits(TOP, "any", "mutants", {"mutant"})
-        self.assertTrue(edits)
-        for file, its_edits in edits.items():
-            text = (TOP / file).read_text()
-            self.assertNotEqual(apply_edits(text, file, its_edits, "this tree"), text)
+        for kind in (mutate.GUARD, mutate.SLIPS):
+            edits = read_edits(TOP, "any", kind.name, {"mutant"})
+            self.assertTrue(edits)
+            for file, its_edits in edits.items():
+                text = (TOP / file).read_text()
+                self.assertNotEqual(apply_edits(text, file, its_edits, "this tree"), text)
 
     def test_names_are_unique(self):
         names = [mutant.name for mutant in self.mutants]
@@ -45,12 +46,16 @@ class Mutants(unittest.TestCase):
                 text = (TOP / "rust" / "kernel" / "kvm" / "tests.rs").read_text()
                 self.assertIn(f"kunit_tests({mutant.only})", text)
                 continue
+            if mutant.kind is mutate.SLIPS:
+                self.assertTrue(0 <= mutant.program <= mutate.PROGRAMS, mutant.name)
+                continue
             text = (SELFTESTS / f"{mutant.test}.c").read_text()
             for name in mutant.only.split(","):
                 self.assertTrue(re.search(rf"TEST\w*\((tdx, )?{name}[,)]", text), f"{mutant.name}: {name}")
 
     def test_docs_are_up_to_date(self):
-        self.assertIn(mutate.table(self.mutants), mutate.DOCS.read_text(), "scripts/mutate --docs")
+        for table in (mutate.table, mutate.table_of_slips):
+            self.assertIn(table(self.mutants), mutate.DOCS.read_text(), "scripts/mutate --docs")
 
     def test_every_lock_of_the_guard_is_left_out_once(self):
         names = {mutant.name for mutant in self.mutants}
