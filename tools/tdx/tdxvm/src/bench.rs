@@ -399,11 +399,10 @@ fn guards(kvm: &Kvm, sizes: &[u64]) -> Result<()> {
             let (counter, _) = counter.as_ref().context("no counter")?;
             let what = format!("guard {size}");
             let fd = vm.as_raw_fd();
-            // kvm->lock and kvm->slots_lock are taken, too.
             for (name, count) in [
                 ("c", counter.count(What::GuardC, fd, 0, 0)?),
                 ("rust", counter.count(What::GuardRust, fd, 0, 0)?),
-                ("mutexes", counter.count(What::Mutexes, -1, 0, size + 2)?),
+                ("mutexes", counter.count(What::Mutexes, fd, 0, 0)?),
             ] {
                 anyhow::ensure!(count.result == 0, "{what}: {name} failed: {}", count.result);
                 println!("{what} {name} {} {}", count.instructions, count.stack);
@@ -429,11 +428,22 @@ pub fn bench(vcpus: &[u64], pages: &[u64]) -> Result<()> {
     ioctls(&kvm)?;
     guards(&kvm, vcpus)?;
     regions(&kvm, pages)?;
+    Who::Rust.serve()
+}
+
+/// Measures how long one vCPU makes another one wait, and prints it.
+pub fn latencies(pages: &[u64]) -> Result<()> {
     // KVM gives a TD at most as many vCPUs as there are CPUs.
-    if thread::available_parallelism()?.get() > 1 {
-        latency(&kvm, 256)?;
-    } else {
-        eprintln!("latency: not measured, as a TD has one vCPU where there is one CPU");
+    anyhow::ensure!(
+        thread::available_parallelism()?.get() > 1,
+        "a TD has one vCPU where there is one CPU"
+    );
+    let counter = Counter::open()?;
+    COUNTER.set(Some((counter, None)));
+    let kvm = run::open_kvm()?;
+
+    for &pages in pages {
+        latency(&kvm, pages)?;
     }
     Who::Rust.serve()
 }

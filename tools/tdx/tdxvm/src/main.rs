@@ -92,6 +92,9 @@ enum Command {
         /// Numbers of pages to add at once
         #[arg(long, value_delimiter = ',', default_value = "1,8,64,512")]
         pages: Vec<u64>,
+        /// Only measure how long one vCPU makes another one wait; takes two processors
+        #[arg(long)]
+        latency: bool,
     },
     /// Show the sections of a TDX firmware
     Info {
@@ -126,7 +129,12 @@ fn main() -> ExitCode {
             },
         ),
         Command::Mrtd { firmware, memory } => mrtd(&firmware, memory),
-        Command::Bench { vcpus, pages } => bench::bench(&vcpus, &pages),
+        Command::Bench {
+            pages,
+            latency: true,
+            ..
+        } => bench::latencies(&pages),
+        Command::Bench { vcpus, pages, .. } => bench::bench(&vcpus, &pages),
         Command::Info { firmware, json } => info(&firmware, json),
     };
     match result {

@@ -18,7 +18,8 @@
 struct bench_call {
 	const struct kvm_tdx_bench *bench;
 	struct file *file;
-	struct mutex *mutexes;	/* to be measured; they protect nothing */
+	struct kvm_vcpu **vcpus;	/* of the VM @file, nr_vcpus of them */
+	unsigned long nr_vcpus;
 };
 
 static long bench_nothing(void *arg)
@@ -48,21 +49,29 @@ static long bench_guard_rust(void *arg)
 	return tdx_bench_guard_rust(call->file->private_data);
 }
 
-/* The bare cost of as many mutexes: what no guard that takes them can beat. */
+/*
+ * The mutexes that the guard takes and nothing else: the vCPUs are at hand. What
+ * no guard can beat.
+ */
 static long bench_mutexes(void *arg)
 {
 	struct bench_call *call = arg;
-	struct mutex *mutex = call->mutexes, *end = mutex + call->bench->argument;
-	int r;
+	struct kvm *kvm = call->file->private_data;
+	struct kvm_vcpu **vcpu = call->vcpus, **end = vcpu + call->nr_vcpus;
+	int r = 0;
 
-	for (; mutex < end; mutex++) {
-		r = mutex_lock_killable(mutex);
+	mutex_lock(&kvm->lock);
+	for (; vcpu < end; vcpu++) {
+		r = mutex_lock_killable_nest_lock(&(*vcpu)->mutex, &kvm->lock);
 		if (r)
-			return r;
+			break;
 	}
-	while (mutex-- > call->mutexes)
-		mutex_unlock(mutex);
-	return 0;
+	mutex_lock(&kvm->slots_lock);
+	mutex_unlock(&kvm->slots_lock);
+	for (end = vcpu, vcpu = call->vcpus; vcpu < end; vcpu++)
+		mutex_unlock(&(*vcpu)->mutex);
+	mutex_unlock(&kvm->lock);
+	return r;
 }
 
 static long (*const bench_calls[])(void *arg) = {
@@ -73,16 +82,20 @@ static long (*const bench_calls[])(void *arg) = {
 	[KVM_TDX_BENCH_MUTEXES] = bench_mutexes,
 };
 
-static struct mutex *bench_make_mutexes(u64 nr)
+static int bench_find_vcpus(struct bench_call *call)
 {
-	struct mutex *mutexes = NULL;
-	u64 i;
+	struct kvm *kvm = call->file->private_data;
+	struct kvm_vcpu *vcpu;
+	unsigned long i;
 
-	if (nr <= 2 * KVM_MAX_VCPUS)
-		mutexes = kvmalloc_array(nr, sizeof(*mutexes), GFP_KERNEL);
-	for (i = 0; mutexes && i < nr; i++)
-		mutex_init(&mutexes[i]);
-	return mutexes;
+	call->nr_vcpus = atomic_read(&kvm->online_vcpus);
+	call->vcpus = kvmalloc_array(call->nr_vcpus, sizeof(*call->vcpus), GFP_KERNEL);
+	if (!call->vcpus)
+		return -ENOMEM;
+
+	kvm_for_each_vcpu(i, vcpu, kvm)
+		call->vcpus[i] = vcpu;
+	return 0;
 }
 
 static int bench_run(struct kvm_tdx_bench *bench)
@@ -90,8 +103,9 @@ static int bench_run(struct kvm_tdx_bench *bench)
 	struct insn_count count = { .nr_functions = KVM_TDX_BENCH_FUNCTIONS };
 	struct bench_call call = { .bench = bench };
 	bool on_vm = bench->what == KVM_TDX_BENCH_GUARD_C ||
-		     bench->what == KVM_TDX_BENCH_GUARD_RUST;
-	int r = -ENOMEM;
+		     bench->what == KVM_TDX_BENCH_GUARD_RUST ||
+		     bench->what == KVM_TDX_BENCH_MUTEXES;
+	int r;
 
 	CLASS(fd, f)(bench->fd);
 
@@ -105,11 +119,12 @@ static int bench_run(struct kvm_tdx_bench *bench)
 		call.file = fd_file(f);
 	}
 	if (bench->what == KVM_TDX_BENCH_MUTEXES) {
-		call.mutexes = bench_make_mutexes(bench->argument);
-		if (!call.mutexes)
-			return -ENOMEM;
+		r = bench_find_vcpus(&call);
+		if (r)
+			return r;
 	}
 
+	r = -ENOMEM;
 	count.functions = kcalloc(count.nr_functions, sizeof(*count.functions), GFP_KERNEL);
 	if (!count.functions)
 		goto out;
@@ -124,7 +139,7 @@ static int bench_run(struct kvm_tdx_bench *bench)
 	r = 0;
 out:
 	kfree(count.functions);
-	kvfree(call.mutexes);
+	kvfree(call.vcpus);
 	return r;
 }
 

@@ -15,7 +15,7 @@ enum kvm_tdx_bench_what {
 	KVM_TDX_BENCH_IOCTL,		/* an ioctl on @fd */
 	KVM_TDX_BENCH_GUARD_C,		/* the guard of the VM @fd, taken and released by C */
 	KVM_TDX_BENCH_GUARD_RUST,	/* the same by Rust */
-	KVM_TDX_BENCH_MUTEXES,		/* @argument mutexes locked, then unlocked */
+	KVM_TDX_BENCH_MUTEXES,		/* the mutexes of that guard, with the vCPUs at hand */
 };
 
 struct kvm_tdx_bench {
