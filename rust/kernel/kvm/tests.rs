@@ -68,6 +68,7 @@ impl Fixture {
                     vcpu_key.as_ptr(),
                 );
                 (*vcpu).kvm = kvm;
+                (*vcpu).vcpu_idx = i as c_int;
 
                 bindings::xa_lock(&raw mut (*kvm).vcpu_array);
                 bindings::__xa_store(
@@ -127,6 +128,13 @@ impl Fixture {
         }
         held
     }
+
+    fn nr_vcpus_locked(&self) -> usize {
+        (0..self.vcpus.len())
+            // SAFETY: The mutex is initialised.
+            .filter(|&i| unsafe { bindings::mutex_is_locked(self.vcpu_mutex(i)) })
+            .count()
+    }
 }
 
 impl Drop for Fixture {
@@ -135,6 +143,9 @@ impl Drop for Fixture {
         unsafe { bindings::xa_destroy(&raw mut (*self.kvm()).vcpu_array) };
     }
 }
+
+/// A number of vCPUs.
+const MANY: u32 = 150;
 
 const VM: u32 = 1 << 0;
 const SLOTS: u32 = 1 << 1;
@@ -368,10 +379,10 @@ mod cases {
         Ok(())
     }
 
-    #[test]
-    fn a_killed_waiter_holds_nothing() -> Result {
-        let fixture = Fixture::new(2)?;
-        let other = OtherThread::new(fixture.vcpu_mutex(1));
+    /// Locks the vCPUs while another thread holds the mutex of vCPU `i` and a fatal signal is
+    /// pending. Returns how that ended, and how many mutexes of vCPUs were locked thereafter.
+    fn lock_killed_at(fixture: &Fixture, i: usize) -> Result<(Option<Error>, usize)> {
+        let other = OtherThread::new(fixture.vcpu_mutex(i));
 
         other.start()?;
         let started = other.wait_for(HAS_LOCK);
@@ -387,16 +398,40 @@ mod cases {
             bindings::send_sig(bindings::SIGKILL as c_int, me, 1);
         }
         let result = fixture.vm().lock().lock_all_vcpus().err();
-        let held = fixture.held();
+        let locked = fixture.nr_vcpus_locked();
 
         // SAFETY: The current task may drop its signals.
         unsafe { bindings::flush_signals(me) };
         let released = other.release();
 
         assert!(started && released);
-        assert_eq!(result, Some(EINTR));
+        Ok((result, locked))
+    }
+
+    #[test]
+    fn a_killed_waiter_holds_nothing() -> Result {
+        let fixture = Fixture::new(2)?;
+
         // Only what the other thread holds.
-        assert_eq!(held, 1 << 3);
+        assert_eq!(lock_killed_at(&fixture, 1)?, (Some(EINTR), 1));
+        assert_eq!(fixture.held(), 0);
+        Ok(())
+    }
+
+    /// More vCPUs than one node of the xarray holds, and a last node that is not full.
+    #[test]
+    fn each_of_many_vcpus_is_locked() -> Result {
+        let fixture = Fixture::new(MANY)?;
+        let vcpus = fixture.vm().lock().lock_all_vcpus()?;
+
+        assert_eq!(fixture.nr_vcpus_locked(), MANY as usize);
+        drop(vcpus);
+        assert_eq!(fixture.nr_vcpus_locked(), 0);
+
+        for i in [0, MANY / 2, MANY - 1] {
+            assert_eq!(lock_killed_at(&fixture, i as usize)?, (Some(EINTR), 1));
+            assert_eq!(fixture.nr_vcpus_locked(), 0);
+        }
         Ok(())
     }
 
