@@ -142,6 +142,7 @@ impl<'a> AllVcpusLocked<'a> {
     /// # Errors
     ///
     /// - `EINVAL`: `vcpu` belongs to another VM.
+    #[inline]
     pub fn locked_vcpu<'g>(&'g self, vcpu: &'g Vcpu) -> Result<LockedVcpu<'g>> {
         if !core::ptr::eq(vcpu.vm(), self.vm.vm) {
             return Err(EINVAL);
@@ -166,6 +167,7 @@ impl<'a> AllVcpusLocked<'a> {
 impl<'a> Deref for AllVcpusLocked<'a> {
     type Target = VmLocked<'a>;
 
+    #[inline]
     fn deref(&self) -> &Self::Target {
         &self.vm
     }
@@ -196,6 +198,7 @@ impl<'a> SlotsLocked<'a> {
     /// # Context
     ///
     /// Spins. The caller must not sleep for as long as the guard exists.
+    #[inline]
     pub fn lock_mmu_for_write(&self) -> MmuWriteLocked<'_> {
         let vm = self.vm();
 
@@ -212,6 +215,7 @@ impl<'a> SlotsLocked<'a> {
 impl<'a> Deref for SlotsLocked<'a> {
     type Target = AllVcpusLocked<'a>;
 
+    #[inline]
     fn deref(&self) -> &Self::Target {
         &self.vcpus
     }

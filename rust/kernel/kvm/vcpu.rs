@@ -30,6 +30,7 @@ impl Vcpu {
     ///
     /// `ptr` points at a created `struct kvm_vcpu` that stays alive, and is not being destroyed,
     /// for the whole of `'a`.
+    #[inline]
     pub unsafe fn from_raw<'a>(ptr: *mut bindings::kvm_vcpu) -> &'a Self {
         // INVARIANT: The caller promises a created vCPU that lives for `'a`.
         // SAFETY: `Vcpu` is a transparent wrapper around `struct kvm_vcpu`.
@@ -37,11 +38,13 @@ impl Vcpu {
     }
 
     /// Returns the raw pointer to the C structure.
+    #[inline]
     pub fn as_raw(&self) -> *mut bindings::kvm_vcpu {
         self.0.get()
     }
 
     /// Returns the VM that the vCPU belongs to.
+    #[inline]
     pub fn vm(&self) -> &Vm {
         // SAFETY: `kvm` is set once, before the vCPU can be found, and by the type invariant the VM
         // lives longer than the vCPU.
@@ -49,6 +52,7 @@ impl Vcpu {
     }
 
     /// Returns the id that user space gave the vCPU: the id of its local APIC.
+    #[inline]
     pub fn id(&self) -> u32 {
         // SAFETY: `vcpu_id` is set once, before the vCPU can be found.
         let id = unsafe { (*self.as_raw()).vcpu_id };
@@ -75,6 +79,7 @@ impl<'a> LockedVcpu<'a> {
     /// # Safety
     ///
     /// The current task holds `vcpu->mutex`, and keeps it for the whole of `'a`.
+    #[inline]
     pub unsafe fn assume_locked(vcpu: &'a Vcpu) -> Self {
         // SAFETY: The mutex is part of a vCPU that is alive.
         unsafe { bindings::mutex_assert_is_held(&raw mut (*vcpu.as_raw()).mutex) };
@@ -89,6 +94,7 @@ impl<'a> LockedVcpu<'a> {
 impl Deref for LockedVcpu<'_> {
     type Target = Vcpu;
 
+    #[inline]
     fn deref(&self) -> &Vcpu {
         self.vcpu
     }
@@ -118,6 +124,7 @@ impl<'a> LoadedVcpu<'a> {
 impl<'a> Deref for LoadedVcpu<'a> {
     type Target = LockedVcpu<'a>;
 
+    #[inline]
     fn deref(&self) -> &Self::Target {
         &self.vcpu
     }

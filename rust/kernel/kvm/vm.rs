@@ -39,6 +39,7 @@ impl Vm {
     ///
     /// `ptr` points at an initialised `struct kvm` that stays alive, and is not being destroyed,
     /// for the whole of `'a`.
+    #[inline]
     pub unsafe fn from_raw<'a>(ptr: *mut bindings::kvm) -> &'a Self {
         // INVARIANT: The caller promises an initialised VM that lives for `'a`.
         // SAFETY: `Vm` is a transparent wrapper around `struct kvm`.
@@ -46,6 +47,7 @@ impl Vm {
     }
 
     /// Returns the raw pointer to the C structure.
+    #[inline]
     pub fn as_raw(&self) -> *mut bindings::kvm {
         self.0.get()
     }
