@@ -832,7 +832,7 @@ impl<'a> Generator<'a> {
     /// A call to make while another one is held.
     fn meanwhile(&mut self) -> Call {
         let vcpu = On::Vcpu(self.pick(&[0, 0, 1]));
-        match self.below(12) {
+        match self.below(13) {
             0 => Call::tdx(On::Vm, KVM_TDX_INIT_VM, Data::of(Kind::InitVm)),
             1 => Call::tdx(On::Vm, KVM_TDX_FINALIZE_VM, Data::Value(0)),
             2 => Call::tdx(vcpu, KVM_TDX_INIT_VCPU, Data::Value(0)),
@@ -846,6 +846,7 @@ impl<'a> Generator<'a> {
             8 => self.attributes(),
             9 => Call::kvm(vcpu, requests::SET_CPUID2, Kind::SupportedCpuid),
             10 => self.capabilities(),
+            11 => Call::tdx(vcpu, KVM_TDX_GET_CPUID, Data::of(Kind::Cpuid)),
             _ => self.any_call(),
         }
     }

@@ -11,6 +11,9 @@
 //! | KVM_TDX_INIT_MEM_REGION | the guard, vCPU loaded | initialized |
 //! | KVM_TDX_GET_CPUID | the vCPU's mutex | initialized |
 //!
+//! KVM hands a command on a vCPU to [`vcpu_unlocked`] first. KVM_TDX_GET_CPUID is sent on to
+//! [`vcpu_locked`] from there, without having waited for anything.
+//!
 //! The commands are not inlined, so that none has the stack of the greediest.
 
 #![deny(unsafe_code)]
@@ -82,7 +85,7 @@ pub(crate) fn vm(kvm_tdx: &KvmTdx, arg: UserPtr) -> Result {
 ///
 /// # Context
 ///
-/// May sleep. Called without locks; takes the guard.
+/// May sleep. Called without locks; takes the guard for all commands but KVM_TDX_GET_CPUID.
 ///
 /// # Errors
 ///
@@ -92,6 +95,16 @@ pub(crate) fn vm(kvm_tdx: &KvmTdx, arg: UserPtr) -> Result {
 /// - those of [`TdxVmStateGuard::lock`] and of the command.
 pub(crate) fn vcpu_unlocked(kvm_tdx: &KvmTdx, vcpu: &Vcpu, arg: UserPtr) -> Result {
     let cmd = Command::read(arg)?;
+
+    // It reads what no other vCPU changes, so it need not wait for the others. The state is looked
+    // at again under the vCPU's mutex; here it spares loading a vCPU that has nothing to tell.
+    if cmd.id() == KVM_TDX_GET_CPUID {
+        return match kvm_tdx.is_being_built() {
+            true => Err(ENOIOCTLCMD),
+            false => Err(EINVAL),
+        };
+    }
+
     let mut guard = TdxVmStateGuard::lock(kvm_tdx)?;
 
     let TdState::Initialized(td) = guard.td() else {
@@ -118,9 +131,7 @@ pub(crate) fn vcpu_unlocked(kvm_tdx: &KvmTdx, vcpu: &Vcpu, arg: UserPtr) -> Resu
 /// - `EINVAL`: the TD is not initialized, or runnable already, or the command is unknown.
 /// - those of the command.
 pub(crate) fn vcpu_locked(vcpu: &LockedTdVcpu<'_>, arg: UserPtr) -> Result {
-    let kvm_tdx = vcpu.kvm_tdx();
-
-    if !kvm_tdx.is_hkid_assigned() || kvm_tdx.is_runnable() {
+    if !vcpu.kvm_tdx().is_being_built() {
         return Err(EINVAL);
     }
 

@@ -1062,6 +1062,60 @@ TEST_F(tdx, create_vcpu_waits)
 	td_finish(&td);
 }
 
+/*
+ * KVM_TDX_GET_CPUID while another vCPU is busy: in C it waits for that one, in
+ * Rust only for its own.  Both tell the same, then and later.
+ */
+TEST_F(tdx, get_cpuid_beside_a_busy_vcpu)
+{
+	struct kvm_cpuid2 *during = allocate_kvm_cpuid2(TDX_MAX_CPUID_ENTRIES);
+	struct kvm_cpuid2 *after = allocate_kvm_cpuid2(TDX_MAX_CPUID_ENTRIES);
+	void *page = map_pages(1, PROT_READ | PROT_WRITE);
+	void *no_room = map_pages(1, PROT_READ | PROT_WRITE);
+	struct kvm_tdx_cmd hold = { .id = KVM_TDX_GET_CPUID, .data = (u64)page };
+	struct kvm_tdx_cmd cmds[] = { { .id = KVM_TDX_GET_CPUID, .data = (u64)during },
+				      { .id = KVM_TDX_GET_CPUID, .data = (u64)after } };
+	struct call holder, other, same;
+	struct blocker blocker;
+	struct td td;
+
+	if (!blocker_init(&blocker, page))
+		SKIP(return, NO_BLOCKER);
+	td_create(&td, 0);
+	if (td_max_vcpus(&td) < 2) {
+		td_free(&td);
+		SKIP(return, "TDs have at most one vCPU here");
+	}
+	td_free(&td);
+	td_create_to(&td, 2, TD_VCPUS_CREATED);
+
+	tdx_call_start(&holder, td.vcpus[1]->fd, &hold);
+	blocker_wait(&blocker);
+	tdx_call_start(&other, td.vcpus[0]->fd, &cmds[0]);
+	if (!variant->rust)
+		wait_for_lock_wait(other.tid);
+	else
+		EXPECT_EQ(0, call_join(&other));
+	tdx_call_start(&same, td.vcpus[1]->fd, &cmds[1]);
+	wait_for_lock_wait(same.tid);
+
+	blocker_release(&blocker, no_room);
+	EXPECT_EQ(E2BIG, call_join(&holder));
+	if (!variant->rust)
+		EXPECT_EQ(0, call_join(&other));
+	EXPECT_EQ(0, call_join(&same));
+	EXPECT_LT(1, during->nent);
+	EXPECT_EQ(0, memcmp(during, after, kvm_cpuid2_size(during->nent)));
+
+	blocker_free(&blocker);
+	unmap_pages(no_room, 1);
+	unmap_pages(page, 1);
+	free(after);
+	free(during);
+	td_advance(&td, TD_VCPUS_INITIALIZED);
+	td_finish(&td);
+}
+
 /* vCPUs are created and initialized by a thread each, as a VMM may do. */
 TEST_F(tdx, create_vcpus_at_once)
 {

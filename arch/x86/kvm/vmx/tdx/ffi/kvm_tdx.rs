@@ -87,6 +87,11 @@ impl KvmTdx {
         state == bindings::kvm_tdx_state_TD_STATE_RUNNABLE
     }
 
+    /// Tells whether the TD is between KVM_TDX_INIT_VM and KVM_TDX_FINALIZE_VM.
+    pub(crate) fn is_being_built(&self) -> bool {
+        self.is_hkid_assigned() && !self.is_runnable()
+    }
+
     /// Returns the number of pages that a vCPU has beside its TDVPR.
     pub(crate) fn tdcx_nr_pages(&self) -> usize {
         // SAFETY: Set by KVM_TDX_INIT_VM and not changed by anybody else.
