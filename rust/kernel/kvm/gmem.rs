@@ -9,7 +9,10 @@ use crate::{
     uaccess::UserPtr, //
 };
 
-use core::marker::PhantomData;
+use core::{
+    marker::PhantomData,
+    ptr, //
+};
 
 use super::{
     Gfn,
@@ -35,16 +38,19 @@ pub struct GmemPage<'a> {
 
 impl GmemPage<'_> {
     /// Returns the guest frame that the page backs.
+    #[inline]
     pub fn gfn(&self) -> Gfn {
         self.gfn
     }
 
     /// Returns the host frame of the page.
+    #[inline]
     pub fn pfn(&self) -> Pfn {
         self.pfn
     }
 
     /// Returns the page that user space gave as the source, or null when it gave none.
+    #[inline]
     pub fn src_page(&self) -> *mut bindings::page {
         self.src
     }
@@ -53,8 +59,8 @@ impl GmemPage<'_> {
 impl SlotsLocked<'_> {
     /// Populates up to `npages` pages of guest_memfd from `gfn` on, and returns how many it did.
     ///
-    /// `populate` is called for each page, with the page of user space at `src` plus 4 KiB for each
-    /// page before.
+    /// `populate` is called for each page, with the page of user space at `src`, if that is given,
+    /// plus 4 KiB for each page before.
     ///
     /// # Context
     ///
@@ -73,7 +79,7 @@ impl SlotsLocked<'_> {
     pub fn gmem_populate<F>(
         &self,
         gfn: Gfn,
-        src: UserPtr,
+        src: Option<UserPtr>,
         npages: usize,
         mut populate: F,
     ) -> Result<usize>
@@ -89,7 +95,7 @@ impl SlotsLocked<'_> {
             bindings::kvm_gmem_populate(
                 self.vm().as_raw(),
                 gfn.0,
-                src.as_mut_ptr(),
+                src.map_or(ptr::null_mut(), UserPtr::as_mut_ptr),
                 npages,
                 false,
                 Some(populate_one::<F>),

@@ -14,7 +14,7 @@ fn case(slots: &SlotsLocked<'_>, source: UserPtr) -> Result {
     let mut kept: Option<&GmemPage<'_>> = None;
     let mut pfn: Option<Pfn> = None;
 
-    slots.gmem_populate(Gfn(0), source, 1, |page| {
+    slots.gmem_populate(Gfn(0), Some(source), 1, |page| {
         kept = Some(page); // FAIL
         pfn = Some(page.pfn()); // PASS
         Ok(())

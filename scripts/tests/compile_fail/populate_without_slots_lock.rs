@@ -14,7 +14,7 @@ fn case(vm: &Vm, source: UserPtr) -> Result {
     let vcpus = vm.lock().lock_all_vcpus()?;
     let locked = vcpus; // FAIL
     let locked = vcpus.lock_slots(); // PASS
-    locked.gmem_populate(Gfn(0), source, 1, |_| Ok(()))?; // FAIL
-    locked.gmem_populate(Gfn(0), source, 1, |_| Ok(()))?; // PASS
+    locked.gmem_populate(Gfn(0), Some(source), 1, |_| Ok(()))?; // FAIL
+    locked.gmem_populate(Gfn(0), Some(source), 1, |_| Ok(()))?; // PASS
     Ok(())
 }

@@ -77,18 +77,33 @@ pub(crate) fn configurable() -> impl Iterator<Item = CpuidEntry> {
         .map(|(&leaf, &values)| configurable_entry(leaf, values))
 }
 
+/// Returns the leaf and the subleaf of each entry that can be configured.
+pub(crate) fn configurable_leaves() -> impl Iterator<Item = (u32, u32)> {
+    td_conf()
+        .cpuid_config_leaves
+        .iter()
+        .take(nr_configurable())
+        .map(|&leaf| leaf_and_subleaf(leaf))
+}
+
+fn leaf_and_subleaf(leaf: u64) -> (u32, u32) {
+    match halves(leaf) {
+        (function, NO_SUBLEAF) => (function, 0),
+        both => both,
+    }
+}
+
+#[inline]
 fn configurable_entry(leaf: u64, [eax_ebx, ecx_edx]: [u64; 2]) -> CpuidEntry {
-    let (function, index) = halves(leaf);
     let mut entry = CpuidEntry::zeroed();
 
-    entry.0.function = function;
-    entry.0.index = if index == NO_SUBLEAF { 0 } else { index };
+    (entry.0.function, entry.0.index) = leaf_and_subleaf(leaf);
     (entry.0.eax, entry.0.ebx) = halves(eax_ebx);
     (entry.0.ecx, entry.0.edx) = halves(ecx_edx);
 
     // The module derives the width from other parameters and takes none here, but this is where
     // user space tells KVM which one it wants.
-    if function == ADDRESS_SIZES {
+    if entry.0.function == ADDRESS_SIZES {
         entry.set_guest_phys_bits(0xff);
     }
 
@@ -106,11 +121,6 @@ pub(crate) fn halves(value: u64) -> (u32, u32) {
 }
 
 impl CpuidEntry {
-    /// Returns the number of the leaf and of the subleaf.
-    pub(crate) fn leaf(&self) -> (u32, u32) {
-        (self.0.function, self.0.index)
-    }
-
     /// Returns the width of a guest physical address, out of leaf [`ADDRESS_SIZES`].
     pub(crate) fn guest_phys_bits(&self) -> u32 {
         (self.0.eax & GUEST_PHYS_BITS) >> 16

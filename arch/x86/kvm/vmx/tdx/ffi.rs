@@ -10,6 +10,7 @@ mod key_id;
 mod kvm_tdx;
 mod misc;
 mod pages;
+mod source;
 mod td_params;
 
 pub(crate) use self::{
@@ -34,6 +35,10 @@ pub(crate) use self::{
     pages::{
         ControlPage,
         ControlPages, //
+    },
+    source::{
+        SourcePage,
+        SourcePages, //
     },
     td_params::{
         GpaWidth,

@@ -62,7 +62,9 @@ use crate::{
 /// - `EINVAL`: the command is unknown, or not legal in this state.
 /// - those of [`TdxVmStateGuard::lock`] and of the command.
 pub(crate) fn vm(kvm_tdx: &KvmTdx, arg: UserPtr) -> Result {
-    let mut cmd = Command::read(arg)?;
+    let mut cmd = Command::empty();
+
+    cmd.read(arg)?;
 
     if cmd.id() == KVM_TDX_CAPABILITIES {
         return capabilities::capabilities(&cmd);
@@ -94,7 +96,9 @@ pub(crate) fn vm(kvm_tdx: &KvmTdx, arg: UserPtr) -> Result {
 /// - `ENOIOCTLCMD`: the command is none of these; KVM tries [`vcpu_locked`] next.
 /// - those of [`TdxVmStateGuard::lock`] and of the command.
 pub(crate) fn vcpu_unlocked(kvm_tdx: &KvmTdx, vcpu: &Vcpu, arg: UserPtr) -> Result {
-    let cmd = Command::read(arg)?;
+    let mut cmd = Command::empty();
+
+    cmd.read(arg)?;
 
     // It reads what no other vCPU changes, so it need not wait for the others. The state is looked
     // at again under the vCPU's mutex; here it spares loading a vCPU that has nothing to tell.
@@ -135,7 +139,9 @@ pub(crate) fn vcpu_locked(vcpu: &LockedTdVcpu<'_>, arg: UserPtr) -> Result {
         return Err(EINVAL);
     }
 
-    let cmd = Command::read(arg)?;
+    let mut cmd = Command::empty();
+
+    cmd.read(arg)?;
 
     match cmd.id() {
         KVM_TDX_GET_CPUID => get_cpuid::get_cpuid(vcpu, &cmd),

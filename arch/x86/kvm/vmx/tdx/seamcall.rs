@@ -35,6 +35,7 @@ use crate::{
         TdParams, //
     },
     status::{
+        Cause,
         SeamcallError,
         Status, //
     },
@@ -45,6 +46,7 @@ use crate::{
         Td,
         Uninitialized, //
     },
+    uapi::PAGE_SIZE_U64, //
 };
 
 /// Identifier of the field of the TDCS that holds the offset of the TD's TSC.
@@ -57,7 +59,7 @@ pub(crate) const TDCS_TSC_MULTIPLIER: u64 = tdcs_execution_control(11);
 pub(crate) const TDCS_CPUID_VALUES: u64 = 0x9410_0003_0000_0000;
 
 /// Bytes of memory that one MR.EXTEND measures.
-pub(crate) const MR_EXTEND_CHUNK: u64 = 256;
+const MR_EXTEND_CHUNK: u64 = 256;
 
 const fn tdcs_execution_control(field: u64) -> u64 {
     const CLASS_EXECUTION_CONTROLS: u64 = 17;
@@ -68,6 +70,8 @@ const fn tdcs_execution_control(field: u64) -> u64 {
 /// Reports a SEAMCALL that failed although it could not, and marks the VM as broken.
 ///
 /// `details` is what the leaf left in other registers to explain the failure.
+#[cold]
+#[inline(never)]
 fn bug<const N: usize>(vm: &Vm, leaf: &CStr, e: SeamcallError, details: [u64; N]) -> Error {
     let detail = |i| details.get(i).copied().unwrap_or(0);
 
@@ -126,9 +130,9 @@ impl Td<'_, Uninitialized> {
 
         Status::new(status).to_result().map_err(|e| {
             self.guard().set_tdr(core::ptr::null_mut());
-            match e {
-                SeamcallError::NoEntropy => EAGAIN,
-                e => bug(kvm_tdx, c"TDH_MNG_CREATE", e, []),
+            match e.cause() {
+                Cause::NoEntropy => EAGAIN,
+                _ => bug(kvm_tdx, c"TDH_MNG_CREATE", e, []),
             }
         })
     }
@@ -169,10 +173,12 @@ impl Td<'_, Uninitialized> {
         // SAFETY: The page belongs to the caller, and the guard gives exclusive access to the TD.
         let status = unsafe { bindings::tdh_mng_addcx(kvm_tdx.td(), page.as_ptr()) };
 
-        Status::new(status).to_result().map_err(|e| match e {
-            SeamcallError::NoEntropy => EAGAIN,
-            e => bug(kvm_tdx, c"TDH_MNG_ADDCX", e, []),
-        })
+        Status::new(status)
+            .to_result()
+            .map_err(|e| match e.cause() {
+                Cause::NoEntropy => EAGAIN,
+                _ => bug(kvm_tdx, c"TDH_MNG_ADDCX", e, []),
+            })
     }
 
     /// TDH.MNG.INIT: initialises the TD.
@@ -193,10 +199,12 @@ impl Td<'_, Uninitialized> {
         // exclusive access to the TD.
         let status = unsafe { bindings::tdh_mng_init(kvm_tdx.td(), params.phys(), &mut detail) };
 
-        Status::new(status).to_result().map_err(|e| match e {
-            SeamcallError::OperandInvalid(status) => (EINVAL, Some(status)),
-            e => (bug(kvm_tdx, c"TDH_MNG_INIT", e, [detail]), None),
-        })
+        Status::new(status)
+            .to_result()
+            .map_err(|e| match e.cause() {
+                Cause::OperandInvalid => (EINVAL, Some(e.status())),
+                _ => (bug(kvm_tdx, c"TDH_MNG_INIT", e, [detail]), None),
+            })
     }
 }
 
@@ -236,14 +244,16 @@ impl Td<'_, Initialized> {
         bug(self.kvm_tdx(), c"TDH_MR_FINALIZE", e, [])
     }
 
-    /// TDH.MR.EXTEND: measures [`MR_EXTEND_CHUNK`] bytes of memory from `gpa` on.
+    /// TDH.MR.EXTEND: measures the page at `gpa`, in as many portions as it takes.
     ///
     /// It cannot fail for memory that has just been mapped: `slots_lock`, part of the guard, holds
     /// off updates of memory slots, the lock of the file, which is held while it is populated,
     /// holds off those of guest_memfd, and nothing else unmaps private memory.
     ///
     /// Other files may lose other memory meanwhile. The leaf takes the TDR exclusive, so the MMU is
-    /// kept out as for [`Self::vp_init`].
+    /// kept out as for [`Self::vp_init`]: for the whole page at once, which is 16 SEAMCALLs or some
+    /// tens of microseconds. The MMU itself holds the lock that long to take out a few pages, with
+    /// four SEAMCALLs and an interrupt of each vCPU for each. Between pages it gets its turn.
     ///
     /// # Errors
     ///
@@ -253,16 +263,21 @@ impl Td<'_, Initialized> {
         let (mut entry, mut level_state) = (0, 0);
         let mmu = self.guard().lock_mmu_for_write();
 
-        // SAFETY: Both results are valid for a write, and the guard gives exclusive access to the
-        // TD.
-        let status =
-            unsafe { bindings::tdh_mr_extend(kvm_tdx.td(), gpa, &mut entry, &mut level_state) };
+        for chunk in 0..PAGE_SIZE_U64 / MR_EXTEND_CHUNK {
+            let gpa = gpa + chunk * MR_EXTEND_CHUNK;
 
-        // The MMU must not stay locked while a failure is being reported.
-        drop(mmu);
-        Status::new(status)
-            .to_result()
-            .map_err(|e| bug(kvm_tdx, c"TDH_MR_EXTEND", e, [entry, level_state]))
+            // SAFETY: Both results are valid for a write, and the guard gives exclusive access to
+            // the TD.
+            let status =
+                unsafe { bindings::tdh_mr_extend(kvm_tdx.td(), gpa, &mut entry, &mut level_state) };
+
+            if let Err(e) = Status::new(status).to_result() {
+                // The MMU must not stay locked while a failure is being reported.
+                drop(mmu);
+                return Err(bug(kvm_tdx, c"TDH_MR_EXTEND", e, [entry, level_state]));
+            }
+        }
+        Ok(())
     }
 
     /// TDH.VP.CREATE: makes `tdvpr` the root page of a vCPU, which owns it from then on.

@@ -7,23 +7,30 @@
 
 #![deny(unsafe_code)]
 
-use core::fmt;
+use core::{
+    num::NonZeroU64,
+    result::Result, //
+};
 
 /// The completion status of a SEAMCALL, as the TDX module left it in RAX.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Status(u64);
 
+/// A completion status that is an error.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SeamcallError(NonZeroU64);
+
 /// Why a SEAMCALL failed, as far as an ioctl treats one failure unlike another.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum SeamcallError {
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cause {
     /// Another CPU holds a lock that the leaf needs; the module never waits.
-    OperandBusy(Status),
+    OperandBusy,
     /// An operand, or a field of a structure it points at, has a value the module refuses.
-    OperandInvalid(Status),
+    OperandInvalid,
     /// The CPU ran out of entropy, after all the retries of the SEAMCALL wrapper.
     NoEntropy,
     /// Anything else: KVM or the module has a bug.
-    Other(Status),
+    Other,
 }
 
 impl Status {
@@ -41,36 +48,31 @@ impl Status {
         self.0
     }
 
-    /// Decodes the status. Any value but 0 is an error, including those that the module marks as
-    /// mere information.
-    pub(crate) fn to_result(self) -> core::result::Result<(), SeamcallError> {
-        // CAST: Truncates to the class on purpose.
-        let class = (self.0 >> 32) as u32;
-
-        match self.0 {
-            0 => Ok(()),
-            Self::RND_NO_ENTROPY => Err(SeamcallError::NoEntropy),
-            _ if class == Self::OPERAND_BUSY => Err(SeamcallError::OperandBusy(self)),
-            _ if class == Self::OPERAND_INVALID => Err(SeamcallError::OperandInvalid(self)),
-            _ => Err(SeamcallError::Other(self)),
+    /// Any value but 0 is an error, including those that the module marks as mere information.
+    pub(crate) fn to_result(self) -> Result<(), SeamcallError> {
+        match NonZeroU64::new(self.0) {
+            None => Ok(()),
+            Some(status) => Err(SeamcallError(status)),
         }
     }
 }
 
 impl SeamcallError {
-    /// Returns the status that was decoded.
+    /// Returns the status.
     pub(crate) fn status(self) -> Status {
-        match self {
-            Self::OperandBusy(status) | Self::OperandInvalid(status) | Self::Other(status) => {
-                status
-            }
-            Self::NoEntropy => Status(Status::RND_NO_ENTROPY),
-        }
+        Status(self.0.get())
     }
-}
 
-impl fmt::Debug for Status {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:#018x}", self.0)
+    /// Decodes the status.
+    pub(crate) fn cause(self) -> Cause {
+        let status = self.0.get();
+
+        // CAST: Truncates to the class on purpose.
+        match (status >> 32) as u32 {
+            _ if status == Status::RND_NO_ENTROPY => Cause::NoEntropy,
+            Status::OPERAND_BUSY => Cause::OperandBusy,
+            Status::OPERAND_INVALID => Cause::OperandInvalid,
+            _ => Cause::Other,
+        }
     }
 }

@@ -15,6 +15,12 @@ use kernel::{
     },
 };
 
+use core::{
+    marker::PhantomData,
+    mem::MaybeUninit,
+    slice, //
+};
+
 use pin_init::Zeroable;
 
 /// A user pointer out of a 64-bit field.
@@ -50,19 +56,35 @@ user_structure! {
 pub(crate) struct Command(bindings::kvm_tdx_cmd);
 
 impl Command {
-    /// Reads a command.
+    /// Makes room for a command, to be read into: it stays where it is, as moving it takes room on
+    /// the stack twice.
+    pub(crate) fn empty() -> Self {
+        Self(bindings::kvm_tdx_cmd::default())
+    }
+
+    /// Reads the command.
     ///
     /// # Errors
     ///
     /// - `EFAULT`: `arg` cannot be read.
     /// - `EINVAL`: `hw_error`, which is for the kernel to write, is not zero.
-    pub(crate) fn read(arg: UserPtr) -> Result<Self> {
-        let cmd: Self = UserSlice::new(arg, size_of::<Self>()).reader().read()?;
+    pub(crate) fn read(&mut self, arg: UserPtr) -> Result {
+        // SAFETY: The command is valid for writes of its size, and each bit pattern is valid for it.
+        let left = unsafe {
+            bindings::_copy_from_user(
+                (&raw mut self.0).cast(),
+                arg.as_const_ptr(),
+                size_of::<Self>(),
+            )
+        };
 
-        if cmd.0.hw_error != 0 {
+        if left != 0 {
+            return Err(EFAULT);
+        }
+        if self.0.hw_error != 0 {
             return Err(EINVAL);
         }
-        Ok(cmd)
+        Ok(())
     }
 
     /// Writes the command back.
@@ -173,6 +195,112 @@ impl CpuidEntry {
     }
 }
 
+/// A structure that ends in CPUID entries, in one piece with them, as user space has it.
+///
+/// # Invariants
+///
+/// `words` is as long as a `T` and `nent` entries, which is what it holds, in this order.
+pub(crate) struct WithCpuid<T> {
+    words: KVec<u64>,
+    nent: usize,
+    _head: PhantomData<T>,
+}
+
+impl<T: AsBytes + FromBytes> WithCpuid<T> {
+    const HEAD: usize = {
+        assert!(size_of::<T>() % size_of::<u64>() == 0 && align_of::<T>() <= align_of::<u64>());
+        size_of::<T>() / size_of::<u64>()
+    };
+
+    const ENTRY: usize = {
+        assert!(size_of::<CpuidEntry>() % size_of::<u64>() == 0);
+        assert!(align_of::<CpuidEntry>() <= align_of::<u64>());
+        size_of::<CpuidEntry>() / size_of::<u64>()
+    };
+
+    /// Allocates a structure with `nent` entries, all zero.
+    ///
+    /// # Errors
+    ///
+    /// - `ENOMEM`: no memory.
+    pub(crate) fn zeroed(nent: usize) -> Result<Self> {
+        // INVARIANT: Zeros are valid for both, and it is as many as it takes.
+        Ok(Self {
+            words: KVec::zeroed(Self::HEAD + nent * Self::ENTRY, GFP_KERNEL)?,
+            nent,
+            _head: PhantomData,
+        })
+    }
+
+    /// Reads a structure with `nent` entries, whatever it says about their number by itself.
+    ///
+    /// # Errors
+    ///
+    /// - `ENOMEM`: no memory.
+    /// - `EFAULT`: it cannot be read.
+    pub(crate) fn read(user: UserPtr, nent: usize) -> Result<Self> {
+        let n = Self::HEAD + nent * Self::ENTRY;
+        let mut words = KVec::<u64>::with_capacity(n, GFP_KERNEL)?;
+        let bytes = n * size_of::<u64>();
+
+        // SAFETY: The vector has room for `n` words, which need not be initialised.
+        let room = unsafe {
+            slice::from_raw_parts_mut(words.as_mut_ptr().cast::<MaybeUninit<u8>>(), bytes)
+        };
+
+        UserSlice::new(user, bytes).reader().read_raw(room)?;
+
+        // SAFETY: There is room for `n` words, and all of them have just been written.
+        unsafe { words.inc_len(n) };
+
+        // INVARIANT: Each bit pattern is valid for both, and it is as many as it takes.
+        Ok(Self {
+            words,
+            nent,
+            _head: PhantomData,
+        })
+    }
+
+    /// Returns the part before the entries.
+    pub(crate) fn head(&self) -> &T {
+        // SAFETY: By the type invariant the words begin with a `T`, for which they are aligned.
+        unsafe { &*self.words.as_ptr().cast() }
+    }
+
+    /// Returns the part before the entries, to be changed.
+    pub(crate) fn head_mut(&mut self) -> &mut T {
+        // SAFETY: By the type invariant the words, which are borrowed mutably, begin with a `T`.
+        unsafe { &mut *self.words.as_mut_ptr().cast() }
+    }
+
+    /// Returns the entries.
+    pub(crate) fn entries(&self) -> &[CpuidEntry] {
+        // SAFETY: By the type invariant this is what comes after the `T`.
+        unsafe { slice::from_raw_parts(self.words.as_ptr().add(Self::HEAD).cast(), self.nent) }
+    }
+
+    /// Returns the entries, to be changed.
+    pub(crate) fn entries_mut(&mut self) -> &mut [CpuidEntry] {
+        // SAFETY: By the type invariant this is what comes after the `T`, borrowed mutably.
+        unsafe {
+            slice::from_raw_parts_mut(self.words.as_mut_ptr().add(Self::HEAD).cast(), self.nent)
+        }
+    }
+
+    /// Writes all of it.
+    ///
+    /// # Errors
+    ///
+    /// - `EFAULT`: it cannot be written.
+    pub(crate) fn write(&self, user: UserPtr) -> Result {
+        let bytes = AsBytes::as_bytes(self.words.as_slice());
+
+        UserSlice::new(user, bytes.len())
+            .writer()
+            .write_slice(bytes)
+    }
+}
+
 /// The part of a `struct kvm_cpuid2` before its entries.
 #[repr(transparent)]
 pub(crate) struct CpuidHeader(pub(crate) bindings::kvm_cpuid2);
@@ -226,9 +354,6 @@ impl InitVm {
 /// The part of a `struct kvm_tdx_capabilities` before its CPUID entries.
 #[repr(transparent)]
 pub(crate) struct Capabilities(pub(crate) bindings::kvm_tdx_capabilities);
-
-// SAFETY: Made of integers only.
-unsafe impl Zeroable for Capabilities {}
 
 /// The offset of the number of CPUID entries in a `struct kvm_tdx_capabilities`, in bytes.
 pub(crate) const CAPABILITIES_NENT: usize =

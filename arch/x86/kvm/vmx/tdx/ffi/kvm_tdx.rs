@@ -28,6 +28,7 @@ use super::{
     ControlPage,
     ControlPages,
     KeyId,
+    SourcePage,
     TdParams, //
 };
 
@@ -252,7 +253,7 @@ impl TdxVmStateGuard<'_> {
 
 impl Td<'_, Initialized> {
     /// Maps a page of guest_memfd into the TD. KVM's MMU adds what tables are missing, and its
-    /// S-EPT hook adds the page with the content of the source page.
+    /// S-EPT hook adds the page with the content of `source`, or of the page's own source page.
     ///
     /// # Errors
     ///
@@ -260,7 +261,12 @@ impl Td<'_, Initialized> {
     /// - `EINTR`: a signal is pending.
     /// - `ENOMEM`: no memory for the tables.
     /// - `EBUSY`: the TDX module is busy.
-    pub(crate) fn map_page(&self, vcpu: &LoadedTdVcpu<'_>, page: &GmemPage<'_>) -> Result {
+    pub(crate) fn map_page(
+        &self,
+        vcpu: &LoadedTdVcpu<'_>,
+        page: &GmemPage<'_>,
+        source: Option<&SourcePage<'_>>,
+    ) -> Result {
         let kvm_tdx = self.guard().kvm_tdx();
 
         // SAFETY: `slots_lock`, part of the guard, guards the field.
@@ -272,12 +278,14 @@ impl Td<'_, Initialized> {
             return Err(EIO);
         }
 
+        let page_add_src = source.map_or(page.src_page(), SourcePage::as_ptr);
+
         // Where a region may lack a source; see `CONFIG_KVM_INTEL_TDX_SOURCE_REQUIRED`.
-        if page.src_page().is_null() {
+        if page_add_src.is_null() {
             return Err(Error::from_errno(-(bindings::EOPNOTSUPP as c_int)));
         }
 
-        *src = page.src_page();
+        *src = page_add_src;
         // SAFETY: The vCPU is loaded. `page` shows that `slots_lock` and the lock of the file are
         // held.
         let ret = unsafe {

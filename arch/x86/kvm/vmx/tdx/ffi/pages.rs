@@ -65,11 +65,13 @@ impl ControlPages {
     /// # Errors
     ///
     /// - `ENOMEM`: no memory.
+    // Inlined, since nothing in these ioctls goes deeper than the page allocator.
+    #[inline(always)]
     pub(crate) fn alloc(n: usize) -> Result<Self> {
         let mut pages = KVec::with_capacity(n, GFP_KERNEL_ACCOUNT)?;
 
         for _ in 0..n {
-            pages.push(Some(ControlPage::alloc()?), GFP_KERNEL_ACCOUNT)?;
+            pages.push_within_capacity(Some(ControlPage::alloc()?))?;
         }
         Ok(Self(pages))
     }

@@ -5,7 +5,8 @@
 use kernel::{
     bindings,
     kvm::Gfn,
-    prelude::*, //
+    prelude::*,
+    transmute::AsBytes, //
 };
 
 use crate::uapi::{
@@ -117,9 +118,7 @@ impl TdParams {
             .and_then(|rest| rest.get_mut(..CPUID_VALUE_SIZE))
             .ok_or(EINVAL)?;
 
-        for (bytes, register) in entry.chunks_exact_mut(4).zip(value.registers()) {
-            bytes.copy_from_slice(&register.to_le_bytes());
-        }
+        entry.copy_from_slice(AsBytes::as_bytes(&value.registers()));
         Ok(())
     }
 

@@ -6,11 +6,8 @@
 
 use kernel::{
     prelude::*,
-    transmute::AsBytes,
     uaccess::UserSlice, //
 };
-
-use pin_init::Zeroable;
 
 use crate::{
     cpuid,
@@ -18,7 +15,7 @@ use crate::{
         user_ptr,
         Capabilities,
         Command,
-        CpuidEntry,
+        WithCpuid,
         CAPABILITIES_NENT, //
     },
 };
@@ -52,24 +49,19 @@ pub(super) fn capabilities(cmd: &Command) -> Result {
         return Err(E2BIG);
     }
 
-    let mut entries = KVec::<CpuidEntry>::with_capacity(nent, GFP_KERNEL)?;
-    let mut caps = KBox::new(Capabilities::zeroed(), GFP_KERNEL)?;
+    let mut answer = WithCpuid::<Capabilities>::zeroed(nent)?;
+    let caps = &mut answer.head_mut().0;
 
-    caps.0.supported_attrs = non_zero(cpuid::supported_attributes())?;
-    caps.0.supported_xfam = non_zero(cpuid::supported_xfam())?;
-    caps.0.user_tdvmcallinfo_1_r11 = SETUP_EVENT_NOTIFY_INTERRUPT;
+    caps.supported_attrs = non_zero(cpuid::supported_attributes())?;
+    caps.supported_xfam = non_zero(cpuid::supported_xfam())?;
+    caps.user_tdvmcallinfo_1_r11 = SETUP_EVENT_NOTIFY_INTERRUPT;
     // CAST: The module has at most 128 entries.
-    caps.0.cpuid.nent = nent as u32;
+    caps.cpuid.nent = nent as u32;
 
-    for entry in cpuid::configurable() {
-        entries.push(entry, GFP_KERNEL)?;
+    for (entry, configurable) in answer.entries_mut().iter_mut().zip(cpuid::configurable()) {
+        *entry = configurable;
     }
-
-    let size = size_of::<Capabilities>() + nent * size_of::<CpuidEntry>();
-    let mut writer = UserSlice::new(user, size).writer();
-
-    writer.write(&*caps)?;
-    writer.write_slice(entries.as_slice().as_bytes())
+    answer.write(user)
 }
 
 fn non_zero(bits: u64) -> Result<u64> {

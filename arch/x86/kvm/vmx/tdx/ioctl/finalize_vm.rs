@@ -7,7 +7,7 @@
 use kernel::prelude::*;
 
 use crate::{
-    status::SeamcallError,
+    status::Cause,
     td::{
         Initialized,
         Td, //
@@ -28,9 +28,9 @@ pub(super) fn finalize_vm(td: Td<'_, Initialized>, cmd: &mut Command) -> Result 
     let status = td.mr_finalize();
 
     cmd.set_hw_error(status.as_raw());
-    status.to_result().map_err(|e| match e {
-        SeamcallError::OperandBusy(_) => EBUSY,
-        e => td.mr_finalize_failed(e),
+    status.to_result().map_err(|e| match e.cause() {
+        Cause::OperandBusy => EBUSY,
+        _ => td.mr_finalize_failed(e),
     })?;
 
     td.guard().set_runnable();

@@ -26,6 +26,7 @@ use crate::{
         mng_rd,
         TDCS_CPUID_VALUES, //
     },
+    status::SeamcallError,
     td::{
         LockedTdVcpu,
         StateFrozen, //
@@ -53,7 +54,6 @@ const EXTENDED: u32 = 0x8000_0000;
 /// - `EFAULT`: the structure cannot be read or written.
 /// - `E2BIG`: there is room for too few entries; `nent` says how many it takes.
 /// - `EIO`: the TDX module does not tell how many leaves there are.
-#[inline(never)]
 pub(super) fn get_cpuid(vcpu: &LockedTdVcpu<'_>, cmd: &Command) -> Result {
     let mut table = Table::new()?;
     let user = user_ptr(cmd.data());
@@ -64,7 +64,7 @@ pub(super) fn get_cpuid(vcpu: &LockedTdVcpu<'_>, cmd: &Command) -> Result {
     table.read_range(vcpu, 0)?;
     table.read_range(vcpu, EXTENDED)?;
 
-    let entries = table.entries();
+    let entries = table.0.as_slice();
     let room = header.0.nent as usize;
 
     // CAST: There are at most KVM_MAX_CPUID_ENTRIES.
@@ -89,25 +89,14 @@ enum Unread {
     OutOfRange,
 }
 
-/// The CPUID values read so far.
-struct Table {
-    /// All of [`KVM_MAX_CPUID_ENTRIES`], zero where nothing has been read.
-    entries: KVec<CpuidEntry>,
-    len: usize,
-}
+/// The CPUID values read so far, with room for [`KVM_MAX_CPUID_ENTRIES`].
+struct Table(KVec<CpuidEntry>);
 
 impl Table {
     fn new() -> Result<Self> {
         let n = KVM_MAX_CPUID_ENTRIES as usize;
 
-        Ok(Self {
-            entries: KVec::from_elem(CpuidEntry::zeroed(), n, GFP_KERNEL)?,
-            len: 0,
-        })
-    }
-
-    fn entries(&self) -> &[CpuidEntry] {
-        self.entries.get(..self.len).unwrap_or(&[])
+        Ok(Self(KVec::with_capacity(n, GFP_KERNEL)?))
     }
 
     /// Reads the leaves from `first` to the one that EAX of `first` names as the last.
@@ -116,7 +105,7 @@ impl Table {
     fn read_range(&mut self, vcpu: &LockedTdVcpu<'_>, first: u32) -> Result {
         self.read_leaf(vcpu, first).map_err(|_| EIO)?;
 
-        let last = self.entries().last().map_or(0, |entry| entry.0.eax);
+        let last = self.0.last().map_or(0, |entry| entry.0.eax);
 
         for leaf in first + 1..=last {
             let _ = self.read_leaf(vcpu, leaf);
@@ -145,6 +134,7 @@ impl Table {
     }
 
     /// Reads one value into the next free entry.
+    #[inline(never)]
     fn read(
         &mut self,
         vcpu: &LockedTdVcpu<'_>,
@@ -152,13 +142,14 @@ impl Table {
         subleaf: Option<u32>,
     ) -> core::result::Result<(), Unread> {
         let field = field(leaf, subleaf).ok_or(Unread::OutOfRange)?;
-        let entry = self.entries.get_mut(self.len).ok_or(Unread::OutOfRange)?;
+
+        if self.0.len() >= KVM_MAX_CPUID_ENTRIES as usize {
+            return Err(Unread::OutOfRange);
+        }
 
         let eax_ebx = mng_rd(vcpu, field).map_err(|_| Unread::Refused)?;
-        let ecx_edx = mng_rd(vcpu, field + 1).map_err(|e| {
-            pr_warn_once!("half of CPUID leaf {:#x} cannot be read: {:?}\n", leaf, e);
-            Unread::Refused
-        })?;
+        let ecx_edx = mng_rd(vcpu, field + 1).map_err(|e| half_a_leaf(leaf, e))?;
+        let mut entry = CpuidEntry::zeroed();
 
         (entry.0.eax, entry.0.ebx) = halves(eax_ebx);
         (entry.0.ecx, entry.0.edx) = halves(ecx_edx);
@@ -175,9 +166,22 @@ impl Table {
             entry.set_guest_phys_bits(shared_bit.trailing_zeros() + 1);
         }
 
-        self.len += 1;
-        Ok(())
+        self.0
+            .push_within_capacity(entry)
+            .map_err(|_| Unread::OutOfRange)
     }
+}
+
+/// Reports that the module knows EAX and EBX of a leaf, but not the rest.
+#[cold]
+#[inline(never)]
+fn half_a_leaf(leaf: u32, e: SeamcallError) -> Unread {
+    pr_warn_once!(
+        "half of CPUID leaf {:#x} cannot be read: {:#x}\n",
+        leaf,
+        e.status().as_raw()
+    );
+    Unread::Refused
 }
 
 /// Returns the identifier of the field that holds EAX and EBX of a CPUID value. The next one holds

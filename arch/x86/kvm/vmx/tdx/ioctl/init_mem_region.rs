@@ -16,9 +16,10 @@ use crate::{
     ffi::{
         cond_resched,
         signal_pending,
-        KvmTdx, //
+        KvmTdx,
+        SourcePage,
+        SourcePages, //
     },
-    seamcall::MR_EXTEND_CHUNK,
     td::{
         Initialized,
         LoadedTdVcpu,
@@ -101,17 +102,21 @@ fn add(
     region: &mut Region,
     measure: bool,
 ) -> Result {
+    let mut sources = SourcePages::new(region.nr_pages());
+
     while region.nr_pages() != 0 {
         if signal_pending() {
             return Err(EINTR);
         }
 
         let gfn = Gfn(region.gpa() / PAGE_SIZE_U64);
-        let done = td
-            .guard()
-            .gmem_populate(gfn, user_ptr(region.source()), 1, |page| {
-                add_page(td, vcpu, page, measure)
-            })?;
+        let user = user_ptr(region.source());
+        let source = sources.next(user, region.nr_pages());
+        // guest_memfd looks for the source where that takes more than looking.
+        let src = source.is_none().then_some(user);
+        let done = td.guard().gmem_populate(gfn, src, 1, |page| {
+            add_page(td, vcpu, page, &source, measure)
+        })?;
 
         if done != 1 {
             return Err(EIO);
@@ -127,16 +132,13 @@ fn add_page(
     td: &Td<'_, Initialized>,
     vcpu: &LoadedTdVcpu<'_>,
     page: &GmemPage<'_>,
+    source: &Option<SourcePage<'_>>,
     measure: bool,
 ) -> Result {
-    td.map_page(vcpu, page)?;
+    td.map_page(vcpu, page, source.as_ref())?;
 
-    if measure {
-        let start = page.gfn().0 * PAGE_SIZE_U64;
-
-        for chunk in 0..PAGE_SIZE_U64 / MR_EXTEND_CHUNK {
-            td.mr_extend(start | chunk * MR_EXTEND_CHUNK)?;
-        }
+    match measure {
+        true => td.mr_extend(page.gfn().0 * PAGE_SIZE_U64),
+        false => Ok(()),
     }
-    Ok(())
 }

@@ -8,11 +8,8 @@ use kernel::{
     bindings::KVM_MAX_CPUID_ENTRIES,
     page::PAGE_SIZE,
     prelude::*,
-    transmute::AsBytes,
     uaccess::UserSlice, //
 };
-
-use pin_init::Zeroable;
 
 use crate::{
     cpuid,
@@ -35,6 +32,7 @@ use crate::{
         TDCS_TSC_MULTIPLIER,
         TDCS_TSC_OFFSET, //
     },
+    status::SeamcallError,
     td::{
         StateFrozen,
         Td,
@@ -45,6 +43,7 @@ use crate::{
         Command,
         CpuidEntry,
         InitVm,
+        WithCpuid,
         INIT_VM_NENT, //
     },
 };
@@ -75,8 +74,7 @@ pub(super) fn init_vm(td: Td<'_, Uninitialized>, cmd: &mut Command) -> Result {
         return Err(EINVAL);
     }
 
-    let (request, entries) = read_request(cmd.data())?;
-    let params = params(&td, &request, &entries)?;
+    let params = params(&td, cmd.data())?;
     let created = create(td)?;
 
     created.td.mng_init(&params).map_err(|(e, refused)| {
@@ -91,7 +89,7 @@ pub(super) fn init_vm(td: Td<'_, Uninitialized>, cmd: &mut Command) -> Result {
 }
 
 /// Reads the request, with its CPUID entries.
-fn read_request(address: u64) -> Result<(InitVm, KVec<CpuidEntry>)> {
+fn read_request(address: u64) -> Result<WithCpuid<InitVm>> {
     let user = user_ptr(address);
     let nent: u32 = UserSlice::new(user.wrapping_byte_add(INIT_VM_NENT), size_of::<u32>())
         .reader()
@@ -101,30 +99,22 @@ fn read_request(address: u64) -> Result<(InitVm, KVec<CpuidEntry>)> {
         return Err(E2BIG);
     }
 
-    let mut entries = KVec::from_elem(CpuidEntry::zeroed(), nent as usize, GFP_KERNEL)?;
-    let size = size_of::<InitVm>() + size_of_val(entries.as_slice());
-    let mut reader = UserSlice::new(user, size).reader();
-    let request: InitVm = reader.read()?;
-
-    reader.read_slice(entries.as_mut_slice().as_bytes_mut())?;
+    let request = WithCpuid::<InitVm>::read(user, nent as usize)?;
+    let head = request.head();
 
     // User space may have changed the number between the two reads.
-    if request.has_reserved_bits()
-        || request.has_cpuid_padding()
-        || request.nr_cpuid_entries() != nent
-    {
+    if head.has_reserved_bits() || head.has_cpuid_padding() || head.nr_cpuid_entries() != nent {
         return Err(EINVAL);
     }
-    Ok((request, entries))
+    Ok(request)
 }
 
-/// Makes TD_PARAMS of the request.
-fn params(
-    td: &Td<'_, Uninitialized>,
-    request: &InitVm,
-    entries: &[CpuidEntry],
-) -> Result<TdParams> {
+/// Makes TD_PARAMS of the request that is at `address`.
+#[inline(never)]
+fn params(td: &Td<'_, Uninitialized>, address: u64) -> Result<TdParams> {
+    let request = read_request(address)?;
     let mut params = TdParams::new()?;
+    let (request, entries) = (request.head(), request.entries());
 
     if td.guard().created_vcpus() != 0 {
         return Err(EBUSY);
@@ -164,8 +154,7 @@ fn gpa_width(entries: &[CpuidEntry]) -> Result<GpaWidth> {
 fn set_cpuid(params: &mut TdParams, entries: &[CpuidEntry]) -> Result {
     let mut used = 0;
 
-    for (i, configurable) in cpuid::configurable().enumerate() {
-        let (function, index) = configurable.leaf();
+    for (i, (function, index)) in cpuid::configurable_leaves().enumerate() {
         let Some(entry) = CpuidEntry::find(entries, function, index) else {
             continue;
         };
@@ -200,18 +189,11 @@ struct CreatedTd<'g> {
 impl CreatedTd<'_> {
     /// Records that the TD is initialised: its transition, after which it stays.
     fn finish(mut self, params: &TdParams) {
-        let read = |name, field| {
-            mng_rd(&self.td, field).unwrap_or_else(|e| {
-                pr_err!("TDH_MNG_RD of {} failed: {:?}\n", name, e);
-                0
-            })
-        };
+        let read = |field| mng_rd(&self.td, field).unwrap_or_else(|e| unread(field, e));
 
-        self.td.guard().set_initialized(
-            params,
-            read("TSC_OFFSET", TDCS_TSC_OFFSET),
-            read("TSC_MULTIPLIER", TDCS_TSC_MULTIPLIER),
-        );
+        self.td
+            .guard()
+            .set_initialized(params, read(TDCS_TSC_OFFSET), read(TDCS_TSC_MULTIPLIER));
         self.finished = true;
     }
 }
@@ -222,6 +204,18 @@ impl Drop for CreatedTd<'_> {
             self.td.guard().tear_down();
         }
     }
+}
+
+/// Reports that a field of the TDCS cannot be read, and returns what stands for it.
+#[cold]
+#[inline(never)]
+fn unread(field: u64, e: SeamcallError) -> u64 {
+    pr_err!(
+        "TDH_MNG_RD of {:#x} failed: {:#x}\n",
+        field,
+        e.status().as_raw()
+    );
+    0
 }
 
 /// Creates the TD: its root page, its key in each package, and the pages of its TDCS.
