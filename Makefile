@@ -87,10 +87,10 @@ conformance: prepare payload
 	@scripts/kernel --if-changed conformance machine overlay conformance
 	@scripts/conformance $(if $(PROGRAMS),--programs $(PROGRAMS)) $(if $(REPLAY),--replay $(REPLAY))
 
-## programs of ioctls that break the kernel, looked for with KCOV (TIME=seconds, REPLAY=file)
+## programs of ioctls that break the kernel, looked for with KCOV (TIME=seconds, REPLAY=file, SELFTEST=1)
 fuzz: prepare payload
 	@scripts/kernel --if-changed fuzz machine overlay fuzz
-	@scripts/fuzz-kvm $(if $(TIME),--time $(TIME)) $(if $(REPLAY),--replay $(REPLAY))
+	@scripts/fuzz-kvm $(if $(TIME),--time $(TIME)) $(if $(REPLAY),--replay $(REPLAY)) $(if $(SELFTEST),--self-test)
 
 ## how much of the emulated module's core the host-side tests run, by line
 coverage: prepare

@@ -54,7 +54,7 @@ def boot_command(job, name, config, arguments, timeout):
     return command
 
 
-def replay(what, config):
+def replay(what, config, arguments=""):
     """Runs one program, of a seed or of a file, tells what it led to, and exits."""
     (PAYLOAD / "replay.json").unlink(missing_ok=True)
     if not what.isdigit():
@@ -62,5 +62,5 @@ def replay(what, config):
             sys.exit(f"error: {what} is neither a seed nor a file")
         shutil.copyfile(what, PAYLOAD / "replay.json")
         what = "file"
-    command = boot_command("conformance", "conformance-replay", config, f"tdx.replay={what}", 600)
+    command = boot_command("conformance", "conformance-replay", config, f"{arguments} tdx.replay={what}", 600)
     sys.exit(subprocess.run(command, check=False).returncode)
