@@ -155,7 +155,7 @@ impl Call {
             if started.is_done() {
                 let status = started.finish()?.status.raw();
                 say(fmt!("{} held no lock: {status:#x}", rig::name(leaf)));
-                return Err(ENOLCK);
+                return Err(EAGAIN);
             }
             core::hint::spin_loop();
         }
