@@ -140,6 +140,10 @@ patches-build: prepare
 variants: prepare
 	@scripts/test-group variants
 
+## kernels and compilers: 7.3, 7.2, KVM as modules, gcc, the newest rustc (an hour; goes on where it was stopped)
+matrix: prepare
+	@scripts/matrix $(ROWS)
+
 machine-usable:
 	@scripts/machine/boot --check --machine $(MACHINE)
 
@@ -157,7 +161,7 @@ source-update:
 
 ## remove what was built
 clean:
-	rm -rf build/obj build/mutants build/slips build/machine build/payload build/cargo build/coverage build/fuzz build/cargo-static build/patches build/series build/series-trees build/doc build/report build/faults build/sanitize build/fuzz-kvm build/all-checks build/log
+	rm -rf build/obj build/matrix build/[0-9]* build/mutants build/slips build/machine build/payload build/cargo build/coverage build/fuzz build/cargo-static build/patches build/series build/series-trees build/doc build/report build/faults build/sanitize build/fuzz-kvm build/all-checks build/log
 
 ## remove build/ wholly; the cache (toolchain, sources) stays
 distclean:
