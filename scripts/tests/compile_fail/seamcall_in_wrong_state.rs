@@ -5,8 +5,9 @@
 // A TD that is not initialised cannot be finalised.
 
 use crate::td::{Initialized, Td, Uninitialized};
+use kernel::kvm::MmuWriteLocked;
 
-fn case(before: &Td<'_, Uninitialized>, after: &Td<'_, Initialized>) {
-    let _ = before.mr_finalize(); // FAIL
-    let _ = after.mr_finalize(); // PASS
+fn case(before: &Td<'_, Uninitialized>, after: &Td<'_, Initialized>, mmu: &MmuWriteLocked<'_>) {
+    let _ = before.mr_finalize(mmu); // FAIL
+    let _ = after.mr_finalize(mmu); // PASS
 }

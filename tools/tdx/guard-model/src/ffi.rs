@@ -4,6 +4,10 @@
 
 use crate::{
     bindings,
+    flaw::{
+        self,
+        Flaw, //
+    },
     kvm::{
         MmuWriteLocked,
         Vcpu,
@@ -89,7 +93,7 @@ impl KvmTdx {
     pub(crate) fn unmap(&self) {
         assert!(ledger::holds(Lock::Mmu));
         if ledger::shared(|shared| mem::take(&mut shared.mapped)) {
-            ledger::seamcall(Mode::Shared);
+            remove();
         }
     }
 
@@ -97,7 +101,7 @@ impl KvmTdx {
     pub(crate) fn unmap_elsewhere(&self) {
         assert!(ledger::holds(Lock::Mmu));
         if ledger::shared(|shared| mem::take(&mut shared.mapped_elsewhere)) {
-            ledger::seamcall(Mode::Shared);
+            remove();
         }
     }
 
@@ -122,6 +126,15 @@ impl Deref for KvmTdx {
         // SAFETY: Alive for as long as `self`.
         unsafe { Vm::from_raw(self.0.get()) }
     }
+}
+
+/// TDH.MEM.RANGE.BLOCK, MEM.TRACK if KVM takes the TD for runnable, and MEM.PAGE.REMOVE.
+fn remove() {
+    ledger::seamcall(Mode::Shared);
+    assert!(
+        ledger::shared(|shared| !shared.finalized || shared.state == State::Runnable),
+        "TDH.MEM.PAGE.REMOVE finds TLBs that are not tracked"
+    );
 }
 
 /// A change of the TD's state: the locks are there, and no other SEAMCALL is under way.
@@ -173,7 +186,18 @@ impl Td<'_, Initialized> {
 
     /// TDH.MR.FINALIZE.
     pub(crate) fn finalize(self) {
-        change_alone(self.guard(), &self.guard().lock_mmu_for_write());
+        let mut mmu = Some(self.guard().lock_mmu_for_write());
+
+        if let Some(mmu) = &mmu {
+            change_alone(self.guard(), mmu);
+        }
+        ledger::shared(|shared| shared.finalized = true);
+        if flaw::is(Flaw::RunnableLate) {
+            mmu = None;
+            // Others go on meanwhile.
+            ledger::seamcall(Mode::Shared);
+        }
         ledger::shared(|shared| shared.state = State::Runnable);
+        drop(mmu);
     }
 }

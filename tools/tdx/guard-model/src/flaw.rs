@@ -21,6 +21,8 @@ pub enum Flaw {
     NoSlotsLock,
     /// `mmu_lock` is not taken for TDH.VP.INIT.
     NoMmuLock,
+    /// KVM takes the TD for runnable some time after the module does.
+    RunnableLate,
     /// `slots_lock` is taken before the vCPUs' mutexes, as the first version of the guard in C did.
     SlotsBeforeVcpus,
     /// `kvm->lock` is released as soon as the vCPUs are locked.

@@ -65,6 +65,8 @@ pub struct Shared {
     pub half_created: usize,
     /// What the TD has come to.
     pub state: State,
+    /// Whether the module has finalized it. From then on it wants TLBs tracked before a page goes.
+    pub finalized: bool,
     /// Whether the page that KVM_TDX_INIT_MEM_REGION adds is mapped into the TD.
     pub mapped: bool,
     /// Whether a page of another guest_memfd is.

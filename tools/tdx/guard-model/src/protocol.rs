@@ -144,6 +144,7 @@ pub fn check(scenario: &Scenario) -> Found {
                 false => State::Uninitialized,
                 true => State::Initialized,
             },
+            finalized: false,
             mapped: initialized,
             mapped_elsewhere: initialized,
             users: scenario.acts.len(),

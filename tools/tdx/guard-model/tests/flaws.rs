@@ -124,6 +124,13 @@ fn without_mmu_lock() {
     }
 }
 
+/// guest_memfd punches a hole when the module has finalized the TD and KVM does not know yet.
+#[test]
+fn runnable_later_for_kvm_than_for_the_module() {
+    let said = "TDH.MEM.PAGE.REMOVE finds TLBs that are not tracked";
+    expect(Flaw::RunnableLate, 1, &[FinalizeVm, PunchHole], said, said);
+}
+
 /// The order of the first version of the guard: a vCPU's thread that wants `slots_lock` waits for the
 /// guard, which waits for the vCPU.
 #[test]

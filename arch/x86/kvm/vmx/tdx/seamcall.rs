@@ -232,9 +232,7 @@ impl Td<'_, Initialized> {
     /// TDH.MR.FINALIZE: completes the measurement of the TD. After that it can run.
     ///
     /// The leaf takes the TDR exclusive, so the MMU is kept out as for [`Self::vp_init`].
-    pub(crate) fn mr_finalize(&self) -> Status {
-        let _mmu = self.guard().lock_mmu_for_write();
-
+    pub(crate) fn mr_finalize(&self, _mmu: &MmuWriteLocked<'_>) -> Status {
         // SAFETY: The guard gives exclusive access to the TD.
         Status::new(unsafe { bindings::tdh_mr_finalize(self.kvm_tdx().td()) })
     }

@@ -11,6 +11,7 @@ use kernel::{
     kvm::{
         Gfn,
         GmemPage,
+        MmuWriteLocked,
         Vcpu,
         Vm, //
     },
@@ -238,7 +239,11 @@ impl TdxVmStateGuard<'_> {
     }
 
     /// Records that MR.FINALIZE has succeeded, and lets KVM_PRE_FAULT_MEMORY in.
-    pub(crate) fn set_runnable(&self) {
+    ///
+    /// `_mmu` has to be the lock that the leaf was called under. Who unmaps a page blocks it, has the
+    /// module track the TLBs if the TD is runnable, and removes it, all under that lock: without it
+    /// the module might want the TLBs tracked while KVM does not know yet.
+    pub(crate) fn set_runnable(&self, _mmu: &MmuWriteLocked<'_>) {
         let kvm_tdx = self.kvm_tdx().as_raw();
 
         // SAFETY: The guard gives exclusive access to the TD.
