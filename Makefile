@@ -46,6 +46,10 @@ bench: prepare payload
 kernel:
 	@scripts/kernel machine machine overlay
 
+## only compile the kernel's code of this tree: does it?
+compile:
+	@scripts/kernel --objects machine machine overlay
+
 ## KUnit suites under QEMU (FILTER=glob)
 kunit: prepare
 	@scripts/test-group kunit
@@ -175,7 +179,7 @@ help:
 	@echo
 	@awk '/^## /{ text = substr($$0, 4) } /^[a-z-]+:/ { if (text) printf "  %-14s %s\n", substr($$1, 1, index($$1, ":") - 1), text; text = "" }' $(MAKEFILE_LIST)
 
-.PHONY: machine-usable run test shell trace bench kernel kunit kselftest faults sanitize all-checks host-test golden conformance tdx-check fuzz coverage fuzz-core docs-leaves compile-fail mutants guard variants matrix prepare payload tdxvm source-update clean distclean help docs-unsafe doc patches patches-build
+.PHONY: machine-usable run test shell trace bench kernel compile kunit kselftest faults sanitize all-checks host-test golden conformance tdx-check fuzz coverage fuzz-core docs-leaves compile-fail mutants guard variants matrix prepare payload tdxvm source-update clean distclean help docs-unsafe doc patches patches-build
 
 export MACHINE LINUX FIRMWARE JOBS FILTER TESTS VECTORS REPEAT
 
