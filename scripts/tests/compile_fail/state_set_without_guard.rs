@@ -7,6 +7,6 @@
 use crate::{ffi::KvmTdx, vm_state_guard::TdxVmStateGuard};
 
 fn case(kvm_tdx: &KvmTdx, guard: &TdxVmStateGuard<'_>) {
-    kvm_tdx.set_runnable(); // FAIL
-    guard.set_runnable(); // PASS
+    kvm_tdx.set_runnable(&guard.lock_mmu_for_write()); // FAIL
+    guard.set_runnable(&guard.lock_mmu_for_write()); // PASS
 }

@@ -700,7 +700,7 @@ static void expect_region_refused(struct __test_metadata *const _metadata, struc
 /* Linux 7.2 asks for a source only when it has found the page of guest_memfd. */
 static int errno_without_source(void)
 {
-	int major, minor;
+	int major = 0, minor = 0;
 	struct utsname name;
 
 	TEST_ASSERT(!uname(&name) && sscanf(name.release, "%d.%d", &major, &minor) == 2,
