@@ -240,9 +240,9 @@ impl TdxVmStateGuard<'_> {
 
     /// Records that MR.FINALIZE has succeeded, and lets KVM_PRE_FAULT_MEMORY in.
     ///
-    /// `_mmu` has to be the lock that the leaf was called under. Who unmaps a page blocks it, has the
-    /// module track the TLBs if the TD is runnable, and removes it, all under that lock: without it
-    /// the module might want the TLBs tracked while KVM does not know yet.
+    /// `_mmu` has to be the lock that the leaf was called under. Who unmaps a page blocks it, has
+    /// the module track the TLBs if the TD is runnable, and removes it, all under that lock:
+    /// without it the module might want the TLBs tracked while KVM does not know yet.
     pub(crate) fn set_runnable(&self, _mmu: &MmuWriteLocked<'_>) {
         let kvm_tdx = self.kvm_tdx().as_raw();
 

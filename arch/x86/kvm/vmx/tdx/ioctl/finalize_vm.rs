@@ -30,8 +30,8 @@ pub(super) fn finalize_vm(td: Td<'_, Initialized>, cmd: &mut Command) -> Result 
     let status = td.mr_finalize(&mmu);
     let result = status.to_result();
 
-    // Who unmaps memory looks at KVM's state to know whether the module wants to be told of the TLBs.
-    // So both states change in one step.
+    // Who unmaps memory looks at KVM's state to know whether the module wants to be told of the
+    // TLBs. So both states change in one step.
     if result.is_ok() {
         guard.set_runnable(&mmu);
     }
