@@ -3,6 +3,7 @@
 //! What user space hands in and gets back: the structures of `asm/kvm.h` and `linux/kvm.h`.
 
 use kernel::{
+    alloc::flags::__GFP_ZERO,
     bindings,
     prelude::*,
     transmute::{
@@ -224,9 +225,16 @@ impl<T: AsBytes + FromBytes> WithCpuid<T> {
     ///
     /// - `ENOMEM`: no memory.
     pub(crate) fn zeroed(nent: usize) -> Result<Self> {
+        let n = Self::HEAD + nent * Self::ENTRY;
+        // Linux 7.2 has no KVec::zeroed().
+        let mut words = KVec::<u64>::with_capacity(n, GFP_KERNEL | __GFP_ZERO)?;
+
+        // SAFETY: There is room for `n` words, and the allocation is zeroed.
+        unsafe { words.inc_len(n) };
+
         // INVARIANT: Zeros are valid for both, and it is as many as it takes.
         Ok(Self {
-            words: KVec::zeroed(Self::HEAD + nent * Self::ENTRY, GFP_KERNEL)?,
+            words,
             nent,
             _head: PhantomData,
         })
