@@ -1064,9 +1064,9 @@ TEST_F(tdx, create_vcpu_waits)
 
 static void print_cpuid_entry(const char *when, const struct kvm_cpuid_entry2 *entry)
 {
-	printf("# %s: leaf %#x subleaf %#x flags %#x: %08x %08x %08x %08x\n", when,
-	       entry->function, entry->index, entry->flags,
-	       entry->eax, entry->ebx, entry->ecx, entry->edx);
+	fprintf(stderr, "# %s: leaf %#x subleaf %#x flags %#x: %08x %08x %08x %08x\n", when,
+		entry->function, entry->index, entry->flags,
+		entry->eax, entry->ebx, entry->ecx, entry->edx);
 }
 
 /*
@@ -1114,11 +1114,14 @@ TEST_F(tdx, get_cpuid_beside_a_busy_vcpu)
 	EXPECT_EQ(0, call_join(&same));
 	EXPECT_LT(1, during->nent);
 	EXPECT_EQ(during->nent, after->nent);
-	for (i = 0; i < min(during->nent, after->nent); i++)
-		EXPECT_EQ(0, memcmp(&during->entries[i], &after->entries[i], sizeof(after->entries[i]))) {
-			print_cpuid_entry("during", &during->entries[i]);
-			print_cpuid_entry("after", &after->entries[i]);
+	for (i = 0; i < min(during->nent, after->nent); i++) {
+		struct kvm_cpuid_entry2 *a = &during->entries[i], *b = &after->entries[i];
+
+		EXPECT_EQ(0, memcmp(a, b, sizeof(*a))) {
+			print_cpuid_entry("during", a);
+			print_cpuid_entry("after", b);
 		}
+	}
 
 	blocker_free(&blocker);
 	unmap_pages(no_room, 1);

@@ -206,7 +206,7 @@ static __maybe_unused void page_trace_start(void)
 {
 	char filter[64];
 
-	snprintf(filter, sizeof(filter), "order == 0 && common_pid == %d", kvm_gettid());
+	snprintf(filter, sizeof(filter), "order == 0 && common_pid == %d", gettid());
 	if (mkdir(PAGE_TRACE, 0755) && errno != EEXIST)
 		return;
 

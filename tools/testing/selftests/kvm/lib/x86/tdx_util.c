@@ -127,7 +127,7 @@ static void *call_thread(void *arg)
 {
 	struct call *call = arg;
 
-	WRITE_ONCE(call->tid, kvm_gettid());
+	WRITE_ONCE(call->tid, gettid());
 	call->ret = ioctl(call->fd, call->request, call->arg);
 	call->error = call->ret < 0 ? errno : 0;
 	return NULL;
