@@ -1384,11 +1384,11 @@ TEST_F_TIMEOUT(tdx, cpu_hotplug, 300)
 		SKIP(return, "CPUs cannot be put offline");
 
 	kernel_may_warn = true;
-	kvm_pthread_create(&thread, NULL, hotplug_thread, &stop);
+	thread_start(&thread, hotplug_thread, &stop);
 	for (i = 0; i < HOTPLUG_ROUNDS; i++) {
 		td_create_to(&td, 1, TD_FINALIZED);
 		td_free(&td);
 	}
 	WRITE_ONCE(stop, true);
-	kvm_pthread_join(thread, NULL);
+	thread_join(thread);
 }

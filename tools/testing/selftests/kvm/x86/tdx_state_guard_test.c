@@ -397,13 +397,13 @@ static void runner_create(struct runner *runner, const struct action *action,
 			  struct arena *arena, struct result *result)
 {
 	*runner = (struct runner) { .action = action, .arena = arena, .result = result };
-	kvm_pthread_create(&runner->thread, NULL, runner_thread, runner);
+	thread_start(&runner->thread, runner_thread, runner);
 	pin_task_to_cpu(runner->thread, cpus[0]);
 }
 
 static void runner_join(struct runner *runner)
 {
-	kvm_pthread_join(runner->thread, NULL);
+	thread_join(runner->thread);
 }
 
 /* Holding. */

@@ -58,6 +58,10 @@ struct call {
 	int error;
 };
 
+/* A thread, or the test ends: the library has this from Linux 7.3 on only. */
+void thread_start(pthread_t *thread, void *(*function)(void *arg), void *arg);
+void thread_join(pthread_t thread);
+
 void call_start(struct call *call, int fd, unsigned long request, void *arg);
 void tdx_call_start(struct call *call, int fd, struct kvm_tdx_cmd *cmd);
 

@@ -123,6 +123,20 @@ void blocker_free(struct blocker *blocker)
 	kvm_close(blocker->uffd);
 }
 
+void thread_start(pthread_t *thread, void *(*function)(void *arg), void *arg)
+{
+	int error = pthread_create(thread, NULL, function, arg);
+
+	TEST_ASSERT(!error, "pthread_create: %s", strerror(error));
+}
+
+void thread_join(pthread_t thread)
+{
+	int error = pthread_join(thread, NULL);
+
+	TEST_ASSERT(!error, "pthread_join: %s", strerror(error));
+}
+
 static void *call_thread(void *arg)
 {
 	struct call *call = arg;
@@ -136,7 +150,7 @@ static void *call_thread(void *arg)
 void call_start(struct call *call, int fd, unsigned long request, void *arg)
 {
 	*call = (struct call) { .fd = fd, .request = request, .arg = arg };
-	kvm_pthread_create(&call->thread, NULL, call_thread, call);
+	thread_start(&call->thread, call_thread, call);
 	while (!READ_ONCE(call->tid))
 		usleep(100);
 }
