@@ -222,6 +222,14 @@ class TdxCheck(unittest.TestCase):
         _, found = self.machine.check()
         self.assertIn("panic_on_warn=0", found["100 generated programs, no difference of C and Rust"][1])
 
+    def test_a_log_that_cannot_be_read(self):
+        self.machine.program(self.machine.programs / "dmesg", "echo denied >&2; exit 1")
+        status, found = self.machine.check()
+        self.assertEqual(status, 1)
+        verdict, below = found["the kernel reports nothing wrong"]
+        self.assertEqual(verdict, "not ok")
+        self.assertIn("its log cannot be read: denied", below)
+
     def test_the_kernel_complains(self):
         late = self.machine.top / "dmesg.late"
         late.write_text("[9.9] WARNING: arch/x86/kvm/vmx/tdx.c:2345 at tdx_vm_ioctl+0x1\n")
