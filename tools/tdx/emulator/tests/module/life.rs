@@ -159,3 +159,30 @@ fn no_td_is_overlooked() {
     }
     assert_eq!(seen(&host), tdrs[140..]);
 }
+
+#[test]
+fn orphans_can_be_taken_back() {
+    let host = Host::start(&PROFILE_1_5_05);
+    let mut td = Td::create(&host, FIRST_PAGE, 33);
+    td.init(&host);
+    td.add_vcpu(&host);
+    td.add_tables(&host);
+    td.add_page(&host, 0x3000, &contents(1));
+    let lp = host.machine.lp(0);
+    let is_orphan = |pa: &u64| host.module.is_orphan(&lp, *pa);
+    assert!(!td.pages.iter().any(is_orphan));
+
+    // The host forgets all about it, but for the key.
+    host.ok(leaf::VP_FLUSH, &[td.vcpus[0]]);
+    host.ok(leaf::MNG_VPFLUSHDONE, &[td.tdr]);
+    host.ok(leaf::PHYMEM_CACHE_WB, &[0]);
+    host.ok(leaf::MNG_KEY_FREEID, &[td.tdr]);
+    assert!(td.pages.iter().all(is_orphan));
+    assert!(!is_orphan(&td.tdr));
+    assert!(!is_orphan(&(FIRST_PAGE + 0x100_0000)));
+    for pa in &td.pages {
+        host.ok(leaf::PHYMEM_PAGE_RECLAIM, &[*pa]);
+        assert!(!is_orphan(pa));
+    }
+    host.ok(leaf::PHYMEM_PAGE_RECLAIM, &[td.tdr]);
+}

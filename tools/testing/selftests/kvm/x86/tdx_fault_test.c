@@ -69,6 +69,8 @@ struct operation {
 	bool is_query;
 	/* It allocates the pages that TDs and vCPUs are made of. */
 	bool makes_pages;
+	/* It is part of the end of a TD, of which KVM keeps what it could not take down. */
+	bool is_end;
 	/* What run_command() runs. */
 	u32 id;
 };
@@ -130,6 +132,15 @@ static int run_free(struct trial *trial)
 	return 0;
 }
 
+/* Take a page of memory from the TD. */
+static int run_punch_hole(struct trial *trial)
+{
+	struct userspace_mem_region *region = memslot2region(trial->td.vm, TDX_TEST_SLOT);
+	int mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+
+	return fallocate(region->region.guest_memfd, mode, 0, getpagesize()) ? errno : 0;
+}
+
 static const struct operation create_vm = {
 	"KVM_CREATE_VM", run_create_vm, TD_CREATED, .is_query = true };
 static const struct operation create_vcpu = {
@@ -137,7 +148,9 @@ static const struct operation create_vcpu = {
 static const struct operation destroy = {
 	"the last close()", run_destroy, TD_FINALIZED };
 static const struct operation tear_down = {
-	"teardown", run_free, TD_FINALIZED };
+	"teardown", run_free, TD_FINALIZED, .is_end = true };
+static const struct operation punch_hole = {
+	"a hole in guest_memfd", run_punch_hole, TD_FINALIZED };
 static const struct operation capabilities = {
 	"KVM_TDX_CAPABILITIES", run_command, TD_CREATED, .is_query = true,
 	.id = KVM_TDX_CAPABILITIES };
@@ -539,12 +552,11 @@ static void comparison_end(struct __test_metadata *const _metadata,
 #define MAX_LEAVES		64
 #define MAX_STATUSES		64
 
-/*
- * KVM gives up HKIDs on purpose.  Twice as many, and none would be left.  Several
- * leaves of the teardown are for HKIDs, of other operations only one is.
- */
+/* KVM gives up HKIDs on purpose.  Twice as many, and none would be left. */
 #define MAX_LEFT_HKIDS		14
-#define MAX_LEFT_HKIDS_TEARDOWN	3
+
+/* Has the emulated module give back what TDs own that have no key any more. */
+#define TDX_RECLAIM		TDX_EMULATOR "/reclaim"
 
 struct leaf {
 	char name[24];
@@ -693,6 +705,8 @@ struct walk {
 	int nr_tolerated;
 	int nr_errors[256];
 	int nr_too_dear;
+	/* Of the pages left, those that the kernel had back, and the module still owned. */
+	long nr_freed_owned;
 	/* The kernel's pages that were seen to be allocated and, but for those left, freed. */
 	long nr_pages;
 	long left_pages;
@@ -706,7 +720,34 @@ struct walk {
  */
 static bool may_give_up(const struct operation *operation, const struct leaf *leaf)
 {
-	return operation == &tear_down || !strcmp(leaf->name, "VP.FLUSH");
+	return operation->is_end || !strcmp(leaf->name, "VP.FLUSH");
+}
+
+/*
+ * Linux 7.3 gives a page of memory back to the kernel even if one of these fails,
+ * and the module still owns it: the next TD that happens to get the page fails.
+ */
+static bool frees_owned_page(const struct leaf *leaf)
+{
+	return !strcmp(leaf->name, "MEM.RANGE.BLOCK") ||
+	       !strcmp(leaf->name, "MEM.TRACK") ||
+	       !strcmp(leaf->name, "MEM.PAGE.REMOVE");
+}
+
+/*
+ * Take back from the module what KVM left to it: of a TD without a key that is
+ * all.  KVM may have freed some of it, so do that before anybody else gets it.
+ */
+static void walk_reclaim(struct __test_metadata *const _metadata, struct walk *walk,
+			 const struct outcome *outcome)
+{
+	struct accounting now;
+
+	TEST_ASSERT(!write_file(TDX_RECLAIM, "1"), "Cannot write " TDX_RECLAIM);
+	now = accounting_read();
+	EXPECT_EQ(walk->accounting.pages - outcome->left_pages, now.pages);
+	EXPECT_EQ(walk->accounting.hkids, now.hkids);
+	walk->accounting = now;
 }
 
 /* See how much is left once the TD is gone, and take that for granted from then on. */
@@ -723,12 +764,21 @@ static void walk_account(struct __test_metadata *const _metadata, struct walk *w
 	walk->left_charges += outcome->left_charges;
 	walk->accounting = now;
 
-	if (!may_give_up(walk->trial.operation, leaf)) {
+	if (frees_owned_page(leaf)) {
+		/* The TD's key is free, one page is lost, and the TDR that goes after it. */
+		EXPECT_TRUE(!outcome->left_pages || outcome->left_pages == 2);
+		EXPECT_TRUE(!outcome->left_hkids && !outcome->left_charges) {
+			outcome_print("lost", outcome);
+		}
+		walk->nr_freed_owned += outcome->left_pages > 0;
+	} else if (!may_give_up(walk->trial.operation, leaf)) {
 		EXPECT_TRUE(!outcome->left_pages && !outcome->left_hkids &&
 			    !outcome->left_charges) {
 			outcome_print("lost", outcome);
 		}
 	}
+	if (outcome->left_pages && !outcome->left_hkids)
+		walk_reclaim(_metadata, walk, outcome);
 }
 
 static void walk_one(struct __test_metadata *const _metadata, struct walk *walk,
@@ -771,15 +821,11 @@ static void walk_one(struct __test_metadata *const _metadata, struct walk *walk,
 	outcome_compare(_metadata, &walk->comparison, &outcome);
 }
 
-/*
- * Linux 7.3 gives a page back to the kernel even if these fail, and the module
- * still owns it: the next TD that happens to get the page fails.
- */
-static bool frees_owned_pages(const struct leaf *leaf)
+/* Is this one of those to try? */
+static bool is_chosen(int fault)
 {
-	return !strcmp(leaf->name, "MEM.RANGE.BLOCK") ||
-	       !strcmp(leaf->name, "MEM.TRACK") ||
-	       !strcmp(leaf->name, "MEM.PAGE.REMOVE");
+	return fault % fault_stride == 0 &&
+	       fault / fault_stride % fault_parts == fault_part;
 }
 
 /* All statuses of all calls of a leaf, or one in so many. */
@@ -787,7 +833,6 @@ static void walk_leaf(struct __test_metadata *const _metadata, struct walk *walk
 		      const struct leaf *leaf)
 {
 	long nr_pages, nr_left, left_before = walk->left_pages;
-	long max_hkids = walk->left_hkids;
 	struct outcome end = {};
 	u64 statuses[MAX_STATUSES];
 	int i, nr_statuses;
@@ -797,13 +842,12 @@ static void walk_leaf(struct __test_metadata *const _metadata, struct walk *walk
 		return;
 	if (walk->trial.operation->makes_pages)
 		page_trace_start();
-	max_hkids += walk->trial.operation == &tear_down ? MAX_LEFT_HKIDS_TEARDOWN : MAX_LEFT_HKIDS;
 	nr_statuses = statuses_read(leaf, statuses);
 	for (index = 1; index <= leaf->nr_calls; index++) {
 		for (i = 0; i < nr_statuses; i++) {
-			if (walk->nr_faults++ % fault_stride)
+			if (!is_chosen(walk->nr_faults++))
 				continue;
-			if (walk->left_hkids >= max_hkids) {
+			if (walk->left_hkids >= MAX_LEFT_HKIDS) {
 				walk->nr_too_dear++;
 				continue;
 			}
@@ -855,6 +899,9 @@ static void walk_print(struct walk *walk, const char *name, const struct leaves 
 		       walk->nr_dead, walk->nr_tolerated, errors);
 	ksft_print_msg("%s: KVM gave up %ld pages, %ld HKIDs, %ld charges\n", name,
 		       walk->left_pages, walk->left_hkids, walk->left_charges);
+	if (walk->nr_freed_owned)
+		ksft_print_msg("%s: KVM freed %ld of these pages, which the module owned\n",
+			       name, walk->nr_freed_owned);
 	if (walk->nr_pages)
 		ksft_print_msg("%s: %ld pages allocated, all but those left are freed\n",
 			       name, walk->nr_pages);
@@ -882,13 +929,6 @@ static void test_seamcalls(struct __test_metadata *const _metadata, bool rust,
 	inject_reset();
 
 	leaves_of_operation(&leaves, operation);
-	for (i = 0; i < leaves.nr; i++) {
-		if (leaves.leaves[i].nr_calls && frees_owned_pages(&leaves.leaves[i])) {
-			ksft_print_msg("%s: not walked, KVM frees what the module owns\n",
-				       leaves.leaves[i].name);
-			leaves.leaves[i].nr_calls = 0;
-		}
-	}
 	walk.accounting = accounting_read();
 	trial_init(&walk.trial, operation);
 	comparison_start(&walk.comparison, _metadata->name, rust);
@@ -897,7 +937,8 @@ static void test_seamcalls(struct __test_metadata *const _metadata, bool rust,
 			nr += leaves.leaves[i].nr_calls *
 			      statuses_read(&leaves.leaves[i], statuses);
 	}
-	walk.nr_to_try = DIV_ROUND_UP(nr, fault_stride);
+	for (i = 0; i < nr; i++)
+		walk.nr_to_try += is_chosen(i);
 
 	for (i = 0; i < leaves.nr; i++)
 		walk_leaf(_metadata, &walk, &leaves.leaves[i]);
@@ -936,6 +977,11 @@ TEST_F_TIMEOUT(tdx, seamcalls_init_mem_region, INT_MAX)
 TEST_F_TIMEOUT(tdx, seamcalls_finalize_vm, INT_MAX)
 {
 	test_seamcalls(_metadata, variant->rust, &finalize_vm);
+}
+
+TEST_F_TIMEOUT(tdx, seamcalls_punch_hole, INT_MAX)
+{
+	test_seamcalls(_metadata, variant->rust, &punch_hole);
 }
 
 TEST_F_TIMEOUT(tdx, seamcalls_tear_down, INT_MAX)

@@ -34,6 +34,9 @@ static int nr_rounds = 20;
 
 /* Of the faults of SEAMCALLs, one in so many is tried, see -s. */
 static int __maybe_unused fault_stride = 13;
+/* Of these, those of one part of so many, see -p. */
+static int __maybe_unused fault_part;
+static int __maybe_unused fault_parts = 1;
 
 /* The cgroup that each test runs in, one after the other. */
 static char cgroup_path[64];
@@ -395,14 +398,23 @@ static void tdx_test_restore(void)
 
 static void tdx_test_help(const char *name)
 {
-	printf("usage: %s [-i c|rust|both] [-n rounds] [-s stride] [options of the harness]\n\n"
+	printf("usage: %s [-i c|rust|both] [-n rounds] [-s stride] [-p part/parts]\n"
+	       "       [options of the harness]\n\n"
 	       " -i: which implementation of KVM's TDX ioctls to test (default: both,\n"
 	       "     or C if %s does not exist)\n"
 	       " -n: how many TDs to create and destroy in a row, and how often to repeat\n"
 	       "     what cannot be made to happen (default: %d)\n"
-	       " -s: try one in so many of the ways in which SEAMCALLs can fail (default: %d)\n\n"
+	       " -s: try one in so many of the ways in which SEAMCALLs can fail (default: %d)\n"
+	       " -p: of these, try one part of so many: 1/4, 2/4, 3/4, 4/4\n\n"
 	       "The harness lists its options with -h.\n", name, TDX_RUST_PARAM, nr_rounds,
 	       fault_stride);
+}
+
+static void tdx_test_part(const char *text)
+{
+	TEST_ASSERT(sscanf(text, "%d/%d", &fault_part, &fault_parts) == 2 &&
+		    fault_part >= 1 && fault_part <= fault_parts, "No part: %s", text);
+	fault_part--;
 }
 
 /*
@@ -428,6 +440,8 @@ int main(int argc, char *argv[])
 			nr_rounds = atoi_positive("Number of rounds", argv[++i]);
 		else if (!strcmp(argv[i], "-s") && i + 1 < argc)
 			fault_stride = atoi_positive("Stride", argv[++i]);
+		else if (!strcmp(argv[i], "-p") && i + 1 < argc)
+			tdx_test_part(argv[++i]);
 		else if (!strcmp(argv[i], "--help"))
 			help = true;
 		else

@@ -31,11 +31,13 @@
  */
 #define pr_fmt(fmt) "tdx_emulator: " fmt
 
+#include <linux/array_size.h>
 #include <linux/cpufeature.h>
 #include <linux/cpumask.h>
 #include <linux/debugfs.h>
 #include <linux/init.h>
 #include <linux/kdebug.h>
+#include <linux/mm.h>
 #include <linux/panic.h>
 #include <linux/percpu.h>
 #include <linux/printk.h>
@@ -53,6 +55,7 @@
 #include <asm/msr.h>
 #include <asm/processor-flags.h>
 #include <asm/ptrace.h>
+#include <asm/tdx.h>
 #include <asm/tlbflush.h>
 #include <asm/trapnr.h>
 #include <asm/tsc.h>
@@ -408,6 +411,31 @@ static int check_show(struct seq_file *m, void *unused)
 }
 DEFINE_SHOW_ATTRIBUTE(check);
 
+/*
+ * Take back what TDs without a key still own, as a host could that had kept its
+ * books: KVM frees pages of memory that it could not remove, and forgets them.
+ */
+static int reclaim_set(void *data, u64 val)
+{
+	u64 pages[32], type, owner, level, err;
+	size_t nr, i;
+
+	do {
+		nr = tdx_emulator_orphans(pages, ARRAY_SIZE(pages));
+		for (i = 0; i < nr; i++) {
+			err = tdh_phymem_page_reclaim(pfn_to_page(PHYS_PFN(pages[i])),
+						      &type, &owner, &level);
+			if (err) {
+				pr_err("page 0x%llx is not given back: 0x%llx\n",
+				       pages[i], err);
+				return -EIO;
+			}
+		}
+	} while (nr == ARRAY_SIZE(pages));
+	return 0;
+}
+DEFINE_DEBUGFS_ATTRIBUTE(reclaim_fops, NULL, reclaim_set, "%llu\n");
+
 static int __init tdx_emulator_debugfs_init(void)
 {
 	struct dentry *dir;
@@ -421,6 +449,7 @@ static int __init tdx_emulator_debugfs_init(void)
 	debugfs_create_file("tdmrs", 0400, dir, NULL, &tdmrs_fops);
 	debugfs_create_file("accounting", 0444, dir, NULL, &accounting_fops);
 	debugfs_create_file("check", 0400, dir, NULL, &check_fops);
+	debugfs_create_file_unsafe("reclaim", 0200, dir, NULL, &reclaim_fops);
 	tdx_emulator_memory_debugfs(dir);
 	tdx_emulator_inject_init(dir);
 	if (IS_ENABLED(CONFIG_INTEL_TDX_EMULATOR_BENCH))

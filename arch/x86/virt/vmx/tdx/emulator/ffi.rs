@@ -245,6 +245,18 @@ pub(crate) fn bench_sha384(blocks: usize) -> u64 {
     unsafe { bindings::tdx_emulator_bench_sha384(blocks) }
 }
 
+/// Finds up to `nr` pages of TDs whose HKID was freed, TDRs last. Returns how many.
+///
+/// # Safety
+///
+/// `pages` must be valid for writes of so many, and nobody else may access them meanwhile.
+#[export]
+pub(crate) unsafe extern "C" fn tdx_emulator_orphans(pages: *mut u64, nr: usize) -> usize {
+    // SAFETY: By the function's safety requirements; any bits are a `u64`.
+    let pages = unsafe { core::slice::from_raw_parts_mut(pages, nr) };
+    crate::show::orphans(pages)
+}
+
 /// Looks at all pages that are not the host's.
 ///
 /// # Safety

@@ -552,6 +552,11 @@ pub(crate) fn is_owned(pa: u64) -> bool {
     ffi::ram_page(pa).is_some_and(|page| page.state.is_summed())
 }
 
+/// The same, and [`true`] of each page if none is watched.
+pub(crate) fn may_be_owned(pa: u64) -> bool {
+    !WATCHED.load(Ordering::Relaxed) || is_owned(pa)
+}
+
 /// How often the host was found out.
 pub(crate) fn host_errors() -> u32 {
     HOST_ERRORS.load(Ordering::Relaxed)

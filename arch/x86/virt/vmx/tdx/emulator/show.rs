@@ -13,6 +13,7 @@ use crate::{
     memory,
     module::{
         LeafInfo,
+        LifeCycle,
         Lock,
         LockMode,
         LockRecord,
@@ -201,6 +202,38 @@ pub(crate) fn tds(m: &SeqFile) {
             None => seq_print!(m, "-\n"),
         }
     });
+}
+
+/// Finds pages of TDs whose HKID was freed, TDRs last. Returns how many there was room for.
+pub(crate) fn orphans(pages: &mut [u64]) -> usize {
+    let onlooker = Machine::onlooker();
+    let mut found: usize = 0;
+    let mut add = |pa| {
+        if let Some(page) = pages.get_mut(found) {
+            *page = pa;
+            found = found.wrapping_add(1);
+        }
+    };
+    let others = PageType::OWNED.iter().filter(|of| **of != PageType::Tdr);
+    let mut left = others
+        .map(|of| MODULE.pages(*of))
+        .fold(0, u64::wrapping_add);
+    for range in (0..).map_while(ffi::cmr) {
+        let mut pa = range.base;
+        while left != 0 && pa.wrapping_sub(range.base) < range.size {
+            if memory::may_be_owned(pa) && MODULE.is_orphan(&onlooker, pa) {
+                add(pa);
+                left = left.saturating_sub(1);
+            }
+            pa = pa.wrapping_add(memory::PAGE_SIZE);
+        }
+    }
+    MODULE.for_each_td(&onlooker, |td| {
+        if td.life_cycle == LifeCycle::Teardown {
+            add(td.tdr);
+        }
+    });
+    found
 }
 
 /// One line for each TDMR.

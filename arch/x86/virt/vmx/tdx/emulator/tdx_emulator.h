@@ -73,6 +73,7 @@ void tdx_emulator_show_statuses(struct seq_file *m, u16 leaf);
 void tdx_emulator_show_tds(struct seq_file *m);
 void tdx_emulator_show_tdmrs(struct seq_file *m);
 void tdx_emulator_show_accounting(struct seq_file *m);
+size_t tdx_emulator_orphans(u64 *pages, size_t nr);
 void tdx_emulator_check_memory(void);
 u32 tdx_emulator_host_errors(void);
 bool tdx_emulator_page_owned(u64 pa);

@@ -150,6 +150,18 @@ impl Module {
         }
     }
 
+    /// Whether a page is one of a TD whose HKID was freed, and not its TDR: the host may take it
+    /// back.
+    pub fn is_orphan<P: Platform>(&self, platform: &P, pa: u64) -> bool {
+        self.page_info(platform, pa).is_some_and(|page| {
+            PageType::OWNED.contains(&page.page_type)
+                && page.page_type != PageType::Tdr
+                && self
+                    .td_info(platform, page.owner)
+                    .is_some_and(|td| td.life_cycle == LifeCycle::Teardown)
+        })
+    }
+
     /// Looks at the TD with this TDR, if it is one.
     pub fn td_info<P: Platform>(&self, platform: &P, tdr: u64) -> Option<TdInfo> {
         let is_tdr = |page: PageInfo| page.page_type == PageType::Tdr;
