@@ -91,38 +91,69 @@ impl<const N: usize> Text<N> {
     }
 }
 
-impl<const N: usize> Write for Text<N> {
-    fn write_str(&mut self, text: &str) -> core::fmt::Result {
-        for (to, from) in self.bytes.iter_mut().skip(self.len).zip(text.bytes()) {
-            *to = from;
-            self.len = self.len.wrapping_add(1);
+impl<const N: usize> Text<N> {
+    fn push(&mut self, text: &[u8]) {
+        let room = self.bytes.get_mut(self.len..).unwrap_or(&mut []);
+        for (to, from) in room.iter_mut().zip(text) {
+            *to = *from;
         }
-        Ok(())
+        self.len = N.min(self.len.wrapping_add(text.len()));
+    }
+
+    /// Adds an address as `{:#x}` would.
+    ///
+    /// A report of a SEAMCALL has several: with `core::fmt` they would cost more than most leaves.
+    fn push_hex(&mut self, address: u64) {
+        const DIGITS: [u8; 16] = *b"0123456789abcdef";
+
+        self.push(b"0x");
+        let zeros = (address | 1).leading_zeros() / 4;
+        let mut rest = address.wrapping_shl(zeros * 4);
+        for _ in zeros..u64::BITS / 4 {
+            self.push(&[DIGITS[(rest >> 60) as usize & 0xf]]);
+            rest <<= 4;
+        }
+    }
+
+    /// Adds a lock and its mode as the tracepoint shows them.
+    fn push_lock(&mut self, record: &LockRecord) {
+        let (name, place) = match record.lock {
+            Lock::Global => ("GLOBAL", None),
+            Lock::Kot => ("KOT", None),
+            Lock::Wbcache(package) => {
+                // Cannot fail: text that does not fit is cut off.
+                let _ = self.write_fmt(fmt!("WBCACHE({package})"));
+                ("", None)
+            }
+            Lock::Tdmr(index) => {
+                let _ = self.write_fmt(fmt!("TDMR({index})"));
+                ("", None)
+            }
+            Lock::Page { pa, level: 0 } => ("PAMT_4K", Some(pa)),
+            Lock::Page { pa, level: 1 } => ("PAMT_2M", Some(pa)),
+            Lock::Page { pa, .. } => ("PAMT_1G", Some(pa)),
+            Lock::OpState(tdr) => ("OP_STATE", Some(tdr)),
+            Lock::SeptTree(tdr) => ("SEPT_TREE", Some(tdr)),
+            Lock::Epoch(tdr) => ("TD_EPOCH", Some(tdr)),
+            Lock::SeptEntry { gpa, .. } => ("SEPT_ENTRY", Some(gpa)),
+        };
+        self.push(name.as_bytes());
+        if let Some(place) = place {
+            self.push(b"(");
+            self.push_hex(place);
+            self.push(b")");
+        }
+        self.push(match record.mode {
+            LockMode::Shared => b":SH",
+            LockMode::Exclusive => b":EX",
+        });
     }
 }
 
-/// A lock and its mode as the tracepoint shows them.
-struct Shown<'a>(&'a LockRecord);
-
-impl fmt::Display for Shown<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.lock {
-            Lock::Global => f.write_str("GLOBAL")?,
-            Lock::Kot => f.write_str("KOT")?,
-            Lock::Wbcache(package) => write!(f, "WBCACHE({package})")?,
-            Lock::Tdmr(index) => write!(f, "TDMR({index})")?,
-            Lock::Page { pa, level: 0 } => write!(f, "PAMT_4K({pa:#x})")?,
-            Lock::Page { pa, level: 1 } => write!(f, "PAMT_2M({pa:#x})")?,
-            Lock::Page { pa, .. } => write!(f, "PAMT_1G({pa:#x})")?,
-            Lock::OpState(tdr) => write!(f, "OP_STATE({tdr:#x})")?,
-            Lock::SeptTree(tdr) => write!(f, "SEPT_TREE({tdr:#x})")?,
-            Lock::Epoch(tdr) => write!(f, "TD_EPOCH({tdr:#x})")?,
-            Lock::SeptEntry { gpa, .. } => write!(f, "SEPT_ENTRY({gpa:#x})")?,
-        }
-        f.write_str(match self.0.mode {
-            LockMode::Shared => ":SH",
-            LockMode::Exclusive => ":EX",
-        })
+impl<const N: usize> Write for Text<N> {
+    fn write_str(&mut self, text: &str) -> core::fmt::Result {
+        self.push(text.as_bytes());
+        Ok(())
     }
 }
 
@@ -130,12 +161,13 @@ impl fmt::Display for Shown<'_> {
 pub(crate) fn trace(before: &Regs, after: &Regs, leaf: u16, taken: &LockTrace) {
     let mut locks = Text::<384>::new();
     for record in taken.iter() {
-        let separator = if locks.len == 0 { "" } else { "," };
-        // Cannot fail: text that does not fit is cut off.
-        let _ = locks.write_fmt(fmt!("{separator}{}", Shown(&record)));
+        if locks.len != 0 {
+            locks.push(b",");
+        }
+        locks.push_lock(&record);
     }
     if locks.len == 0 {
-        let _ = locks.write_str("-");
+        locks.push(b"-");
     }
 
     let name = Module::leaf_name(leaf).unwrap_or("UNKNOWN");
