@@ -14,6 +14,7 @@
 //! Before a call all of a place is poisoned. What differs afterwards was written by the kernel.
 
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::fd::FromRawFd;
 use std::os::fd::OwnedFd;
@@ -70,13 +71,34 @@ pub struct Written {
     pub bytes: Vec<u8>,
 }
 
+/// A place that is as it was last time but for a structure, which is all that has to be changed.
+#[derive(Debug)]
+struct Area {
+    address: u64,
+    /// What is there, if `is_known`.
+    image: Vec<u8>,
+    is_known: bool,
+    /// Where the structure is: all else is poison.
+    structure: Range<usize>,
+}
+
+/// The memory around a structure that can be looked at.
+#[derive(Debug)]
+enum Around {
+    /// There is none.
+    Nothing,
+    /// The place for such structures, which knows what is there.
+    Area(Use),
+    /// Where it starts, and what is there.
+    Image(u64, Vec<u8>),
+}
+
 /// A structure that was put somewhere for a call.
 #[derive(Debug)]
 pub struct Placed {
     /// What the kernel is told.
     pub address: u64,
-    /// Where the memory around it starts that can be looked at, and what is there.
-    around: Option<(u64, Vec<u8>)>,
+    around: Around,
     /// What the kernel shall find behind the gate.
     behind_gate: Option<Vec<u8>>,
 }
@@ -90,6 +112,8 @@ pub struct Placed {
 pub struct Memory {
     base: u64,
     gate: OwnedFd,
+    data: Area,
+    command: Area,
 }
 
 fn map(address: u64, pages: u64, prot: libc::c_int) -> Result<()> {
@@ -133,6 +157,53 @@ pub fn map_common() -> Result<()> {
     Ok(())
 }
 
+impl Area {
+    /// Puts a structure among poison. `now` are the contents of the place.
+    fn put(&mut self, now: &mut [u8], structure: Range<usize>, bytes: &[u8]) {
+        let old = std::mem::replace(&mut self.structure, structure.clone());
+        self.image[old.clone()].fill(POISON);
+        self.image[structure.clone()].copy_from_slice(bytes);
+        if self.is_known {
+            now[old].fill(POISON);
+            now[structure].copy_from_slice(bytes);
+        } else {
+            now.copy_from_slice(&self.image);
+        }
+        // Until somebody has looked at what the kernel makes of it.
+        self.is_known = false;
+    }
+}
+
+/// The first place from `at` on where two pieces of memory differ.
+fn first_difference(a: &[u8], b: &[u8], at: usize) -> Option<usize> {
+    const CHUNK: usize = 64;
+
+    let (a, b) = (&a[at..], &b[at..]);
+    if a == b {
+        return None;
+    }
+    let chunks = a.chunks(CHUNK).zip(b.chunks(CHUNK));
+    let skip = CHUNK * chunks.take_while(|(a, b)| a == b).count();
+    let within = a[skip..].iter().zip(&b[skip..]).position(|(a, b)| a != b);
+    within.map(|within| at + skip + within)
+}
+
+/// What differs from `before`, by where it is from `start` on.
+fn differing(after: &[u8], before: &[u8], start: u64) -> Vec<Written> {
+    let mut found = Vec::new();
+    let mut at = 0;
+    while let Some(first) = first_difference(after, before, at) {
+        let rest = after[first..].iter().zip(&before[first..]);
+        let len = rest.take_while(|(new, old)| new != old).count();
+        at = first + len;
+        found.push(Written {
+            offset: first as i64 - start as i64,
+            bytes: after[first..at].to_vec(),
+        });
+    }
+    found
+}
+
 impl Memory {
     /// Maps the memory of thread `thread`.
     pub fn new(thread: u8) -> Result<Self> {
@@ -149,7 +220,18 @@ impl Memory {
         }
         let gate = open_gate(base + HELD + HELD_GATE, (HELD_PAGES * PAGE) - HELD_GATE)
             .context("no userfaultfd that handles faults of the kernel")?;
-        Ok(Self { base, gate })
+        let area = |address, pages| Area {
+            address: base + address,
+            image: vec![POISON; (pages * PAGE) as usize],
+            is_known: false,
+            structure: 0..0,
+        };
+        Ok(Self {
+            base,
+            gate,
+            data: area(DATA, DATA_PAGES),
+            command: area(COMMAND, 1),
+        })
     }
 
     fn bytes(&mut self, address: u64, len: u64) -> &mut [u8] {
@@ -158,13 +240,25 @@ impl Memory {
         unsafe { slice::from_raw_parts_mut(address as *mut u8, len as usize) }
     }
 
+    /// The place for structures that may be written to, what is in it, and its contents.
+    fn area(&mut self, what: Use) -> (&mut Area, &mut [u8]) {
+        let area = match what {
+            Use::Data => &mut self.data,
+            Use::Command => &mut self.command,
+        };
+        // SAFETY: Each area is a place, which is mapped by the type's invariant, and whose contents
+        // nobody else borrows as long as `self` is borrowed.
+        let bytes = unsafe { slice::from_raw_parts_mut(area.address as *mut u8, area.image.len()) };
+        (area, bytes)
+    }
+
     /// Puts a structure where a call shall find it, and remembers what is around it.
     pub fn put(&mut self, what: Use, place: Place, bytes: &[u8]) -> Placed {
         let (base, pages) = match (what, place) {
             (_, Place::Address(address)) => {
                 return Placed {
                     address,
-                    around: None,
+                    around: Around::Nothing,
                     behind_gate: None,
                 }
             }
@@ -181,28 +275,41 @@ impl Memory {
             _ => len,
         };
         let offset = (len - room) as usize;
-        let mut image = vec![POISON; len as usize];
         let fits = bytes.len().min(room as usize);
-        image[offset..offset + fits].copy_from_slice(&bytes[..fits]);
+        let (structure, bytes) = (offset..offset + fits, &bytes[..fits]);
+        let address = base + offset as u64;
+        let image = || {
+            let mut image = vec![POISON; len as usize];
+            image[structure.clone()].copy_from_slice(bytes);
+            image
+        };
 
         let mut behind_gate = None;
-        match (what, place) {
+        let around = match (what, place) {
             (_, Place::ReadOnly) => {
+                let image = image();
                 protect(base, len, libc::PROT_READ | libc::PROT_WRITE);
                 self.bytes(base, len).copy_from_slice(&image);
                 protect(base, len, libc::PROT_READ);
+                Around::Image(base, image)
             }
             (Use::Data, Place::Held(_)) => {
+                let image = image();
                 self.close_gate();
                 let (before, behind) = image.split_at(HELD_GATE as usize);
                 self.bytes(base, HELD_GATE).copy_from_slice(before);
                 behind_gate = Some(behind.to_vec());
+                Around::Image(base, image)
             }
-            _ => self.bytes(base, len).copy_from_slice(&image),
-        }
+            _ => {
+                let (area, now) = self.area(what);
+                area.put(now, structure, bytes);
+                Around::Area(what)
+            }
+        };
         Placed {
-            address: base + offset as u64,
-            around: Some((base, image)),
+            address,
+            around,
             behind_gate,
         }
     }
@@ -210,31 +317,24 @@ impl Memory {
     /// Finds out what a call has written.
     pub fn written(&mut self, placed: &mut Placed) -> Vec<Written> {
         self.open(placed);
-        let Some((base, before)) = &placed.around else {
-            return Vec::new();
-        };
-        let after = self.bytes(*base, before.len() as u64);
-        let start = placed.address - base;
-        let mut found: Vec<Written> = Vec::new();
-        if after == &before[..] {
-            return found;
-        }
-        for (index, (new, old)) in after.iter().zip(before).enumerate() {
-            if new == old {
-                continue;
-            }
-            let offset = index as i64 - start as i64;
-            match found.last_mut() {
-                Some(last) if last.offset + last.bytes.len() as i64 == offset => {
-                    last.bytes.push(*new)
+        match &placed.around {
+            Around::Nothing => Vec::new(),
+            Around::Area(what) => {
+                let (area, now) = self.area(*what);
+                let found = differing(now, &area.image, placed.address - area.address);
+                for changed in &found {
+                    let start = (placed.address - area.address) as i64 + changed.offset;
+                    let range = start as usize..start as usize + changed.bytes.len();
+                    now[range.clone()].copy_from_slice(&area.image[range]);
                 }
-                _ => found.push(Written {
-                    offset,
-                    bytes: vec![*new],
-                }),
+                area.is_known = true;
+                found
+            }
+            Around::Image(base, before) => {
+                let (base, start) = (*base, placed.address - base);
+                differing(self.bytes(base, before.len() as u64), before, start)
             }
         }
-        found
     }
 
     /// Whether somebody waits for what is behind the gate.
@@ -354,4 +454,50 @@ pub fn read_shared_page(vcpu: i32, bytes: &mut [u8]) -> io::Result<()> {
     // SAFETY: That is the mapping from above, from which nothing is borrowed.
     unsafe { libc::munmap(page, PAGE as usize) };
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_run_of_bytes_that_differ_is_found() {
+        let before = [POISON; 300];
+        let mut after = before;
+        after[0] = 1;
+        after[63..66].copy_from_slice(&[2, 3, 4]);
+        after[67] = 5;
+        after[299] = 6;
+        let found: Vec<_> = differing(&after, &before, 64)
+            .into_iter()
+            .map(|written| (written.offset, written.bytes))
+            .collect();
+        let expected: [(i64, &[u8]); 4] = [(-64, &[1]), (-1, &[2, 3, 4]), (3, &[5]), (235, &[6])];
+        let expected = expected.map(|(offset, bytes)| (offset, bytes.to_vec()));
+        assert_eq!(found, expected);
+        assert!(differing(&before, &before, 0).is_empty());
+    }
+
+    #[test]
+    fn a_place_is_as_if_it_were_made_anew() {
+        let mut area = Area {
+            address: 0,
+            image: vec![POISON; 32],
+            is_known: false,
+            structure: 0..0,
+        };
+        let mut now = vec![0; 32];
+        // Nobody looked after the second one: whatever is there is to be overwritten.
+        for (at, bytes, looked) in [(0, [1; 8], true), (4, [2; 8], false), (24, [3; 8], true)] {
+            area.put(&mut now, at..at + 8, &bytes);
+            let mut expected = vec![POISON; 32];
+            expected[at..at + 8].copy_from_slice(&bytes);
+            assert_eq!(now, expected);
+            assert_eq!(area.image, expected);
+            area.is_known = looked;
+            if !looked {
+                now.fill(9);
+            }
+        }
+    }
 }
