@@ -369,6 +369,20 @@ fn pin(cpu: usize) -> Result<()> {
     Ok(())
 }
 
+/// Lets this thread, and those that it starts, run until they wait, if it may.
+///
+/// Else each grace period of SRCU wakes a kernel thread that takes the processor from the call which
+/// has asked for it. That call is a reader of SRCU itself just then, and the kernel thread looks
+/// again and again whether it still is.
+fn run_until_waiting() {
+    // SAFETY: Zeros are a valid parameter, of which the kernel reads the priority only.
+    unsafe {
+        let mut param: libc::sched_param = std::mem::zeroed();
+        param.sched_priority = 1;
+        libc::sched_setscheduler(0, libc::SCHED_FIFO, &param);
+    }
+}
+
 /// A thread that makes calls.
 #[derive(Debug)]
 struct Worker {
@@ -644,6 +658,7 @@ impl Kernel {
     /// Opens what programs need.
     pub fn open() -> Result<Self> {
         pin(0)?;
+        run_until_waiting();
         let kvm = Kvm::new().context("cannot open /dev/kvm")?;
         let types = kvm.check_extension_raw(KVM_CAP_VM_TYPES.into());
         if types <= 0 || types & (1 << KVM_X86_TDX_VM) == 0 {
