@@ -188,7 +188,7 @@ fn watch(child: &mut Child) -> Result<bool> {
 /// Makes a program smaller that the kernel may not survive: then the last one that the debug port
 /// was told of is smaller and no better, and whoever reads it is to begin with that again.
 pub fn shrink_fatal(args: &Shrink) -> Result<bool> {
-    let program = read_program(&args.program)?;
+    let (program, _) = read_program(&args.program)?;
     let mut kernel = Kernel::open()?;
     let mut log = Log::open()?;
     let (small, tried) = shrink(&program, SHRINK_BUDGET, |candidate| {

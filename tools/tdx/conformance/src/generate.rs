@@ -803,7 +803,7 @@ impl<'a> Generator<'a> {
                 return false;
             }
             let seamcall = self.below(HOLDABLE.len());
-            step.hold = Some(Hold::Seamcall(HOLDABLE[seamcall].0));
+            step.hold = Some(Hold::Seamcall(HOLDABLE[seamcall]));
             return true;
         };
         if let Data::Struct { at, .. } = data {

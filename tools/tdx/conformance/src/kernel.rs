@@ -64,6 +64,7 @@ use crate::record::Meanwhile;
 use crate::record::Record;
 use crate::record::StepRecord;
 use crate::requests;
+use crate::trace::leaf_name;
 use crate::trace::Names;
 use crate::trace::Seamcall;
 use crate::trace::Tracer;
@@ -566,20 +567,7 @@ impl Refusal {
 }
 
 /// The SEAMCALLs in which a step can be held.
-pub const HOLDABLE: &[(u16, &str)] = &[
-    (1, "MNG.ADDCX"),
-    (2, "MEM.PAGE.ADD"),
-    (3, "MEM.SEPT.ADD"),
-    (4, "VP.ADDCX"),
-    (9, "MNG.CREATE"),
-    (10, "VP.CREATE"),
-    (11, "MNG.RD"),
-    (16, "MR.EXTEND"),
-    (17, "MR.FINALIZE"),
-    (21, "MNG.INIT"),
-    (22, "VP.INIT"),
-    (43, "VP.WR"),
-];
+pub const HOLDABLE: &[u16] = &[1, 2, 3, 4, 9, 10, 11, 16, 17, 21, 22, 43];
 
 /// What an emulated TDX module shows and does, and a real one does not.
 struct Emulator {
@@ -597,8 +585,8 @@ impl Emulator {
             return Ok(None);
         }
         let mut injections = Vec::new();
-        for (leaf, name) in HOLDABLE {
-            injections.push((*leaf, Rc::new(Injection::of(name)?)));
+        for leaf in HOLDABLE {
+            injections.push((*leaf, Rc::new(Injection::of(&leaf_name(*leaf))?)));
         }
         let accounting = open(Path::new(EMULATOR).join("accounting"), false)?;
         Ok(Some(Self {

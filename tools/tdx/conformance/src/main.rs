@@ -53,6 +53,7 @@ use crate::kernel::Server;
 use crate::program::Call;
 use crate::program::Program;
 use crate::program::Step;
+use crate::record::bytes;
 use crate::record::result;
 use crate::record::Record;
 use crate::record::StepRecord;
@@ -382,18 +383,22 @@ fn load(name: &str, kernel: &Kernel) -> Result<(Program, u64)> {
     if let Ok(seed) = name.parse() {
         return Ok((generate(seed, &kernel.offer), seed));
     }
-    Ok((read_program(Path::new(name))?, 0))
+    read_program(Path::new(name))
 }
 
-/// Reads a program from a file.
-fn read_program(path: &Path) -> Result<Program> {
+/// Reads a program from a file, and the seed that says who serves which step of it when both do.
+fn read_program(path: &Path) -> Result<(Program, u64)> {
     let shown = path.display();
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {shown}"))?;
-    let value: serde_json::Value =
-        serde_json::from_str(&text).with_context(|| format!("{shown} is not JSON"))?;
-    // A finding has the program in it.
+    parse_program(&text).with_context(|| format!("{shown} is no program"))
+}
+
+/// Takes a program, or a finding, which has the program in it.
+fn parse_program(text: &str) -> Result<(Program, u64)> {
+    let value: serde_json::Value = serde_json::from_str(text)?;
+    let seed = value.get("seed").and_then(serde_json::Value::as_u64);
     let value = value.get("program").cloned().unwrap_or(value);
-    serde_json::from_value(value).with_context(|| format!("{shown} is no program"))
+    Ok((serde_json::from_value(value)?, seed.unwrap_or(0)))
 }
 
 fn replay(args: &Replay) -> Result<bool> {
@@ -412,12 +417,13 @@ fn replay(args: &Replay) -> Result<bool> {
                 print!(", the other: {held:?}");
             }
             println!();
-            for written in step.command_written.iter().chain(&step.written) {
-                println!(
-                    "       {} bytes written at {:#x}",
-                    written.bytes.len(),
-                    written.offset
-                );
+            for (what, written) in [
+                ("the command", &step.command_written),
+                ("the structure", &step.written),
+            ] {
+                if !written.is_empty() {
+                    println!("       written to {what}: {}", bytes(written));
+                }
             }
             for seamcall in &step.seamcalls {
                 println!("       {seamcall}");
@@ -430,10 +436,30 @@ fn replay(args: &Replay) -> Result<bool> {
             println!("     left over: {}", record.left);
         }
     }
-    let verdict = check(&mut kernel, &program, seed, SHRINK_BUDGET)?;
+    // One of a file is as small as it gets.
+    let is_seed = args.program.parse::<u64>().is_ok();
+    let budget = if is_seed { SHRINK_BUDGET } else { 0 };
+    let verdict = check(&mut kernel, &program, seed, budget)?;
     match &verdict.finding {
-        Some(finding) => report(None, finding),
+        Some(finding) if is_seed => report(None, finding),
+        Some(_) => {}
         None => println!("no difference"),
     }
     Ok(verdict.finding.is_none())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_finding_is_replayed_as_it_was_found() {
+        let program = json!({ "steps": [{ "call": { "CreateVcpu": { "id": 7 } } }] });
+        let (alone, seed) = parse_program(&program.to_string()).unwrap();
+        assert_eq!((alone.steps.len(), seed), (1, 0));
+        let finding = json!({ "seed": 42, "kind": "", "program": program });
+        let (found, seed) = parse_program(&finding.to_string()).unwrap();
+        assert_eq!((found, seed), (alone, 42));
+        assert!(parse_program("{}").is_err() && parse_program("no JSON").is_err());
+    }
 }

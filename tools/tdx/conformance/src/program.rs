@@ -18,6 +18,7 @@ use tdx_uapi::KVM_TDX_INIT_VCPU;
 use tdx_uapi::KVM_TDX_INIT_VM;
 
 use crate::requests::Request;
+use crate::trace::leaf_name;
 
 /// Numbers of SEAMCALLs.
 const MR_EXTEND: u16 = 16;
@@ -398,7 +399,9 @@ impl fmt::Display for Program {
             if self.holds_next(number) {
                 match step.hold {
                     Some(Hold::Memory) => write!(f, "  - held at its memory")?,
-                    Some(Hold::Seamcall(leaf)) => write!(f, "  - held in SEAMCALL {leaf}")?,
+                    Some(Hold::Seamcall(leaf)) => {
+                        write!(f, "  - held in SEAMCALL {}", leaf_name(leaf))?;
+                    }
                     None => {}
                 }
             }

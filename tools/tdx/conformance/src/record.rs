@@ -90,7 +90,8 @@ pub fn result(value: i64, errno: i32) -> String {
     }
 }
 
-fn bytes(written: &[Written]) -> String {
+/// What was written, and where, as people read it.
+pub fn bytes(written: &[Written]) -> String {
     if written.is_empty() {
         return "nothing".to_string();
     }

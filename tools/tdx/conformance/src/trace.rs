@@ -4,6 +4,7 @@
 //!
 //! Read from the ring buffers in binary: text would cost more than the SEAMCALLs.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::fs;
@@ -271,6 +272,43 @@ impl Drop for Tracer {
     }
 }
 
+/// The leaves that KVM calls for a TD.
+const LEAVES: &[(u16, &str)] = &[
+    (0, "VP.ENTER"),
+    (1, "MNG.ADDCX"),
+    (2, "MEM.PAGE.ADD"),
+    (3, "MEM.SEPT.ADD"),
+    (4, "VP.ADDCX"),
+    (6, "MEM.PAGE.AUG"),
+    (7, "MEM.RANGE.BLOCK"),
+    (8, "MNG.KEY.CONFIG"),
+    (9, "MNG.CREATE"),
+    (10, "VP.CREATE"),
+    (11, "MNG.RD"),
+    (16, "MR.EXTEND"),
+    (17, "MR.FINALIZE"),
+    (18, "VP.FLUSH"),
+    (19, "MNG.VPFLUSHDONE"),
+    (20, "MNG.KEY.FREEID"),
+    (21, "MNG.INIT"),
+    (22, "VP.INIT"),
+    (26, "VP.RD"),
+    (28, "PHYMEM.PAGE.RECLAIM"),
+    (29, "MEM.PAGE.REMOVE"),
+    (38, "MEM.TRACK"),
+    (40, "PHYMEM.CACHE.WB"),
+    (41, "PHYMEM.PAGE.WBINVD"),
+    (43, "VP.WR"),
+];
+
+/// A leaf as people and the emulated module call it, or its number.
+pub fn leaf_name(leaf: u16) -> Cow<'static, str> {
+    match LEAVES.iter().find(|(number, _)| *number == leaf) {
+        Some((_, name)) => (*name).into(),
+        None => leaf.to_string().into(),
+    }
+}
+
 /// What a register is to a leaf.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Operand {
@@ -460,11 +498,11 @@ impl fmt::Display for Name {
 impl fmt::Display for Named {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [rcx, rdx, r8, r9] = &self.operands;
-        write!(
-            f,
-            "SEAMCALL {}.{}({rcx}, {rdx}, {r8}, {r9}) = {:#x}",
-            self.leaf, self.version, self.status
-        )
+        write!(f, "SEAMCALL {}", leaf_name(self.leaf))?;
+        if self.version != 0 {
+            write!(f, " version {}", self.version)?;
+        }
+        write!(f, "({rcx}, {rdx}, {r8}, {r9}) = {:#x}", self.status)
     }
 }
 
@@ -545,6 +583,28 @@ format:
         bytes[24..28].copy_from_slice(&(28u32 | 1 << 5).to_le_bytes());
         let _ = for_each_event(&bytes, |_, _| ());
         assert!(for_each_event(&[0; 8], |_, _| ()).is_err());
+    }
+
+    #[test]
+    fn leaves_have_names() {
+        let call = |leaf, version| Seamcall {
+            time: 0,
+            cpu: 0,
+            leaf,
+            version,
+            operands: [0x1000, 0, 0, 0],
+            status: 0,
+        };
+        let shown = |leaf, version| Names::default().name(&call(leaf, version)).to_string();
+        assert_eq!(
+            shown(18, 0),
+            "SEAMCALL VP.FLUSH(page#1, 0x0, 0x0, 0x0) = 0x0"
+        );
+        assert_eq!(
+            shown(22, 1),
+            "SEAMCALL VP.INIT version 1(page#1, 0x0, 0x0, 0x0) = 0x0"
+        );
+        assert!(shown(99, 0).starts_with("SEAMCALL 99("));
     }
 
     #[test]
