@@ -5,8 +5,11 @@ import importlib.machinery
 import importlib.util
 from pathlib import Path
 import re
+import subprocess
 import sys
+import tempfile
 import unittest
+from unittest import mock
 
 SCRIPTS = Path(__file__).resolve().parent.parent
 TOP = SCRIPTS.parent
@@ -62,6 +65,30 @@ class Mutants(unittest.TestCase):
         self.assertLessEqual({"no-vm-lock", "no-vcpu-mutexes", "one-vcpu-mutex", "no-slots-lock", "no-mmu-lock"}, names)
         for command in ("init-vm", "init-vcpu", "mem-region", "finalize-vm"):
             self.assertIn(f"unguarded-{command}", names)
+
+    def run_mutate(self, folder, job):
+        """Tries one slip with boots that print `job`. Returns the exit status, and how often it booted."""
+        payload = folder / "payload" / "conformance"
+        payload.mkdir(parents=True, exist_ok=True)
+        done = subprocess.CompletedProcess([], 0)
+        with (
+            mock.patch.multiple(mutate, BUILD=folder, FOUND=folder / "found", build=lambda kind: "key"),
+            mock.patch.object(mutate.subprocess, "run", return_value=done),
+            mock.patch.object(mutate, "boot", return_value=(job, [])) as boot,
+            mock.patch.object(sys, "argv", ["mutate", "caps-room"]),
+            mock.patch("builtins.print"),
+            self.assertRaises(SystemExit) as end,
+        ):
+            mutate.main()
+        return end.exception.code, boot.call_count
+
+    def test_a_mutant_is_tried_once_and_its_finding_kept(self):
+        finding = '@finding {"seed": 2, "kind": "C and Rust differ", "difference": "step 1: result: 0 | E2BIG"}'
+        with tempfile.TemporaryDirectory() as folder:
+            self.assertEqual(self.run_mutate(Path(folder), [finding]), (0, 1))
+            self.assertEqual(self.run_mutate(Path(folder), []), (0, 0))
+        with tempfile.TemporaryDirectory() as folder:
+            self.assertEqual(self.run_mutate(Path(folder), []), (1, 1))
 
 
 if __name__ == "__main__":
