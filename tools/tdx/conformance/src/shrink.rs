@@ -52,11 +52,12 @@ pub fn shrink(
         }
         // What is simpler about one step.
         for index in 0..smallest.steps.len() {
-            for simpler in simpler(&smallest.steps[index]) {
+            // Each is simpler than the step as it is now: again, until none will do.
+            while simpler(&smallest.steps[index]).into_iter().any(|simpler| {
                 let mut candidate = smallest.clone();
                 candidate.steps[index] = simpler;
-                attempt(candidate, &mut smallest, &mut tried);
-            }
+                attempt(candidate, &mut smallest, &mut tried)
+            }) {}
         }
         if smallest == before {
             return (smallest, tried);
@@ -226,6 +227,19 @@ mod tests {
             assert_eq!((patches[0].offset, patches[0].value), (16, 0));
         }
         assert!(tried < 450, "{tried}");
+    }
+
+    #[test]
+    fn what_was_made_simpler_stays_so() {
+        let mut step = Step::new(Call::tdx(On::Vcpu(0), 2, Data::Value(0x80_9000)));
+        if let Call::Tdx { at, hw_error, .. } = &mut step.call {
+            (*at, *hw_error) = (Place::ReadOnly, !0);
+        }
+        let program = Program { steps: vec![step] };
+        let (small, tried) = shrink(&program, 100, |candidate| !candidate.steps.is_empty());
+        let simplest = Call::tdx(On::Vcpu(0), 2, Data::Value(0));
+        assert_eq!(small.steps, [Step::new(simplest)]);
+        assert!(tried < 10, "{tried}");
     }
 
     #[test]
