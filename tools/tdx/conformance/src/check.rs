@@ -3,15 +3,19 @@
 //! Runs a program through each implementation, and judges what is different.
 
 use anyhow::Result;
+use tdx_uapi::KVM_TDX_FINALIZE_VM;
+use tdx_uapi::KVM_TDX_GET_CPUID;
 
 use crate::kernel::Kernel;
 use crate::kernel::Server;
 use crate::kernel::CHARGES;
 use crate::program::Call;
+use crate::program::On;
 use crate::program::Program;
 use crate::record::Difference;
 use crate::record::Record;
 use crate::shrink::shrink;
+use crate::trace::VP_FLUSH;
 
 /// Programs that are tried to make one smaller, if nobody says otherwise.
 pub const SHRINK_BUDGET: usize = 300;
@@ -95,7 +99,23 @@ impl Way {
 ///
 /// The reason must be one that nothing else could be taken for: all else has to be the same.
 fn explain(program: &Program, by_c: &Record, other: &Record) -> Option<&'static str> {
-    // KVM_TDX_INIT_VM in C gives back a charge that it was refused.
+    let reasons: [(bool, _); 2] = [
+        (
+            gives_a_charge_back(program, by_c, other),
+            "C uncharges the misc cgroup for what it was not charged",
+        ),
+        (
+            loads_what_was_finalized(program, by_c, other),
+            "KVM_TDX_GET_CPUID that waited for KVM_TDX_FINALIZE_VM has loaded its vCPU",
+        ),
+    ];
+    reasons
+        .into_iter()
+        .find_map(|(is_it, reason)| is_it.then_some(reason))
+}
+
+/// KVM_TDX_INIT_VM in C gives back a charge that it was refused.
+fn gives_a_charge_back(program: &Program, by_c: &Record, other: &Record) -> bool {
     let limited = program
         .steps
         .iter()
@@ -114,13 +134,54 @@ fn explain(program: &Program, by_c: &Record, other: &Record) -> Option<&'static 
         left: by_c.left.clone(),
         ..other.clone()
     };
-    let (by_c_left, left) = (charges(by_c)?, charges(other)?);
+    let (Some(by_c_left), Some(left)) = (charges(by_c), charges(other)) else {
+        return false;
+    };
     // Of those that C serves, each refusal takes one more away; Rust takes none.
-    let is_flaw = limited
+    limited
         && (-refused..0).contains(&by_c_left)
         && (by_c_left..=0).contains(&left)
-        && by_c.difference(&as_c).is_none();
-    is_flaw.then_some("C uncharges the misc cgroup for what it was not charged")
+        && by_c.difference(&as_c).is_none()
+}
+
+/// KVM_TDX_GET_CPUID waits for KVM_TDX_FINALIZE_VM, and is refused. In C it waits for the guard, and
+/// that is all. In Rust it waits for its vCPU's mutex, so that KVM loads the vCPU before: a vCPU that
+/// was loaded by another processor is flushed there, now and not later.
+fn loads_what_was_finalized(program: &Program, by_c: &Record, other: &Record) -> bool {
+    let is = |index: usize, command: u32| match program.steps.get(index).map(|step| &step.call) {
+        Some(Call::Tdx { on, id, .. }) => {
+            *id == command && (*on == On::Vm) == (command == KVM_TDX_FINALIZE_VM)
+        }
+        _ => false,
+    };
+    let refused = |record: &Record, index: usize| {
+        let errno = record.steps.get(index).map(|step| step.errno);
+        errno == Some(libc::EINVAL)
+    };
+    let waits = |index: &usize| {
+        program.holds_next(*index)
+            && is(*index, KVM_TDX_FINALIZE_VM)
+            && is(*index + 1, KVM_TDX_GET_CPUID)
+            && refused(by_c, *index + 1)
+            && refused(other, *index + 1)
+    };
+    let Some(first) = (0..program.steps.len()).find(waits) else {
+        return false;
+    };
+    let without_flushes = |record: &Record| {
+        let mut record = record.clone();
+        let steps = record.steps.iter_mut().skip(first);
+        for seamcalls in steps
+            .map(|step| &mut step.seamcalls)
+            .chain([&mut record.teardown])
+        {
+            seamcalls.retain(|seamcall| seamcall.leaf != VP_FLUSH);
+        }
+        record
+    };
+    without_flushes(by_c)
+        .difference(&without_flushes(other))
+        .is_none()
 }
 
 /// How often a program is tried again that differs for C alone: in what else the kernel is doing.
@@ -231,9 +292,11 @@ mod tests {
     use super::*;
     use crate::program::Call;
     use crate::program::Data;
-    use crate::program::On;
+    use crate::program::Hold;
     use crate::program::Step;
     use crate::record::StepRecord;
+    use crate::trace::Name;
+    use crate::trace::Named;
 
     /// Answers each step by its number, and by how much more `wrong` says.
     struct Fake {
@@ -329,6 +392,54 @@ mod tests {
         assert!(explain(&program, &by_c, &other).is_none());
         let none = Program::default();
         assert!(explain(&none, &by_c, &by_rust).is_none());
+    }
+
+    #[test]
+    fn only_the_flush_after_finalization_is_explained() {
+        let seamcall = |leaf, status| Named {
+            leaf,
+            version: 0,
+            operands: [Name::Object; 4],
+            status,
+        };
+        let finalize = Call::tdx(On::Vm, KVM_TDX_FINALIZE_VM, Data::Value(0));
+        let get_cpuid = |on| Call::tdx(on, KVM_TDX_GET_CPUID, Data::Value(0));
+        let program = |other| {
+            let mut steps = vec![Step::new(finalize.clone()), Step::new(other)];
+            steps[0].hold = Some(Hold::Seamcall(17));
+            steps[1].thread = 1;
+            Program { steps }
+        };
+        let record = |errno, seamcalls: &[(u16, u64)], teardown: &[(u16, u64)]| {
+            let named = |list: &[(u16, u64)]| list.iter().map(|(l, s)| seamcall(*l, *s)).collect();
+            let mut steps = vec![StepRecord::default(), StepRecord::default()];
+            steps[0].seamcalls = named(seamcalls);
+            steps[1].errno = errno;
+            Record {
+                steps,
+                teardown: named(teardown),
+                ..Record::default()
+            }
+        };
+        let races = program(get_cpuid(On::Vcpu(0)));
+        let einval = libc::EINVAL;
+        let by_c = record(einval, &[(17, 0)], &[(VP_FLUSH, 0), (19, 0)]);
+        let by_rust = record(einval, &[(17, 0), (VP_FLUSH, 0)], &[(VP_FLUSH, 7), (19, 0)]);
+        assert!(by_c.difference(&by_rust).is_some());
+        assert!(explain(&races, &by_c, &by_rust).is_some());
+        // Another leaf, another status, another result, another call, one after the other.
+        let other = record(einval, &[(17, 0), (22, 0)], &[(VP_FLUSH, 0), (19, 0)]);
+        assert!(explain(&races, &by_c, &other).is_none());
+        let other = record(einval, &[(17, 0), (VP_FLUSH, 0)], &[(VP_FLUSH, 0), (19, 1)]);
+        assert!(explain(&races, &by_c, &other).is_none());
+        let other = record(0, &[(17, 0), (VP_FLUSH, 0)], &[(VP_FLUSH, 7), (19, 0)]);
+        assert!(explain(&races, &by_c, &other).is_none());
+        assert!(explain(&races, &other, &other).is_none());
+        assert!(explain(&program(get_cpuid(On::Vm)), &by_c, &by_rust).is_none());
+        assert!(explain(&program(finalize.clone()), &by_c, &by_rust).is_none());
+        let mut after = races.clone();
+        after.steps[0].hold = None;
+        assert!(explain(&after, &by_c, &by_rust).is_none());
     }
 
     #[test]

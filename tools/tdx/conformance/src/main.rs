@@ -443,7 +443,10 @@ fn replay(args: &Replay) -> Result<bool> {
     match &verdict.finding {
         Some(finding) if is_seed => report(None, finding),
         Some(_) => {}
-        None => println!("no difference"),
+        None => match verdict.explained {
+            Some(reason) => println!("a difference that is right: {reason}"),
+            None => println!("no difference"),
+        },
     }
     Ok(verdict.finding.is_none())
 }

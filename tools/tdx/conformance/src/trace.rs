@@ -272,6 +272,9 @@ impl Drop for Tracer {
     }
 }
 
+/// Takes a vCPU from the processor that it was loaded by.
+pub const VP_FLUSH: u16 = 18;
+
 /// The leaves that KVM calls for a TD.
 const LEAVES: &[(u16, &str)] = &[
     (0, "VP.ENTER"),
@@ -287,7 +290,7 @@ const LEAVES: &[(u16, &str)] = &[
     (11, "MNG.RD"),
     (16, "MR.EXTEND"),
     (17, "MR.FINALIZE"),
-    (18, "VP.FLUSH"),
+    (VP_FLUSH, "VP.FLUSH"),
     (19, "MNG.VPFLUSHDONE"),
     (20, "MNG.KEY.FREEID"),
     (21, "MNG.INIT"),
