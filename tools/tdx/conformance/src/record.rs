@@ -111,7 +111,23 @@ pub fn bytes(written: &[Written]) -> String {
 /// The first places in which two lists of writes differ.
 fn differing(a: &[Written], b: &[Written]) -> (String, String) {
     let same = a.iter().zip(b).take_while(|(a, b)| a == b).count();
-    (bytes(&a[same..]), bytes(&b[same..]))
+    let (a, b) = (&a[same..], &b[same..]);
+    // Of much that was written to the same place, from the first byte that differs.
+    match (a.first(), b.first()) {
+        (Some(x), Some(y)) if x.offset == y.offset => {
+            let common = x.bytes.iter().zip(&y.bytes).take_while(|(x, y)| x == y);
+            let skip = common.count();
+            let rest = |list: &[Written]| {
+                let mut list = list.to_vec();
+                list[0].offset += skip as i64;
+                list[0].bytes.drain(..skip);
+                list.retain(|written| !written.bytes.is_empty());
+                bytes(&list)
+            };
+            (rest(a), rest(b))
+        }
+        _ => (bytes(a), bytes(b)),
+    }
 }
 
 fn seamcalls(a: &[Named], b: &[Named]) -> (String, String) {
@@ -249,6 +265,23 @@ mod tests {
             }),
             (None, "number of steps")
         );
+    }
+
+    #[test]
+    fn what_differs_of_much_is_shown() {
+        let written = |last: u8| {
+            let mut bytes = vec![0; 64];
+            bytes[40] = last;
+            [Written { offset: 0, bytes }]
+        };
+        let (one, two) = differing(&written(1), &written(2));
+        assert!(one.starts_with("24 at 0x28: 0100") && two.starts_with("24 at 0x28: 0200"));
+        let (one, none) = differing(&written(1), &[]);
+        assert!(one.starts_with("64 at 0x0: ") && none == "nothing");
+        let [mut short] = written(1);
+        short.bytes.truncate(8);
+        let (long, short) = differing(&written(1), &[short]);
+        assert!(long.starts_with("56 at 0x8: ") && short == "nothing");
     }
 
     #[test]
