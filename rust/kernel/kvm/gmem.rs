@@ -76,6 +76,8 @@ impl SlotsLocked<'_> {
     /// - `EINTR`: a signal is pending.
     /// - `ENOMEM`: no memory for the page.
     /// - what `populate` returns.
+    // Pages are allocated beneath: a caller can do without a frame of this function in between.
+    #[inline(always)]
     pub fn gmem_populate<F>(
         &self,
         gfn: Gfn,

@@ -77,6 +77,11 @@ impl KvmTdx {
         ledger::shared(|shared| shared.state == State::Runnable)
     }
 
+    pub(crate) fn of_td(vm: &Vm) -> &Self {
+        // SAFETY: A transparent wrapper, as a `Vm` is.
+        unsafe { &*vm.as_raw().cast() }
+    }
+
     pub(crate) fn of_td_vcpu(vcpu: &Vcpu) -> &Self {
         // SAFETY: `KvmTdx` is a transparent wrapper, and there is no other kind of VM.
         unsafe { &*vcpu.vm().as_raw().cast::<Self>() }

@@ -6,8 +6,6 @@
 
 use kernel::bindings::tdx_sys_info_td_conf;
 
-use pin_init::Zeroable;
-
 use crate::{
     ffi::{
         supported_xcr0_and_xss,
@@ -31,7 +29,7 @@ const TSX: u32 = 1 << 4 | 1 << 11;
 const WAITPKG: u32 = 1 << 5;
 
 /// The bits of EAX that hold the width of a guest physical address.
-const GUEST_PHYS_BITS: u32 = 0xff << 16;
+pub(crate) const GUEST_PHYS_BITS: u32 = 0xff << 16;
 
 /// Returns the attributes that user space may ask for; none if the module insists on others.
 pub(crate) fn supported_attributes() -> u64 {
@@ -65,25 +63,25 @@ pub(crate) fn nr_configurable() -> usize {
     td_conf().num_cpuid_config.into()
 }
 
-/// Returns the CPUID entries that can be configured, with the bits that can be set in each.
-pub(crate) fn configurable() -> impl Iterator<Item = CpuidEntry> {
+/// Returns the module's list of CPUID entries that can be configured: the leaf with its subleaf,
+/// and the bits that can be set in the registers.
+pub(crate) fn configurable() -> impl Iterator<Item = (&'static u64, &'static [u64; 2])> {
     let td_conf: &'static tdx_sys_info_td_conf = td_conf();
 
-    td_conf
-        .cpuid_config_leaves
+    first(nr_configurable(), &td_conf.cpuid_config_leaves)
         .iter()
         .zip(&td_conf.cpuid_config_values)
-        .take(nr_configurable())
-        .map(|(&leaf, &values)| configurable_entry(leaf, values))
 }
 
 /// Returns the leaf and the subleaf of each entry that can be configured.
 pub(crate) fn configurable_leaves() -> impl Iterator<Item = (u32, u32)> {
-    td_conf()
-        .cpuid_config_leaves
+    first(nr_configurable(), &td_conf().cpuid_config_leaves)
         .iter()
-        .take(nr_configurable())
         .map(|&leaf| leaf_and_subleaf(leaf))
+}
+
+fn first<T>(n: usize, list: &[T]) -> &[T] {
+    list.get(..n).unwrap_or(list)
 }
 
 fn leaf_and_subleaf(leaf: u64) -> (u32, u32) {
@@ -93,27 +91,6 @@ fn leaf_and_subleaf(leaf: u64) -> (u32, u32) {
     }
 }
 
-#[inline]
-fn configurable_entry(leaf: u64, [eax_ebx, ecx_edx]: [u64; 2]) -> CpuidEntry {
-    let mut entry = CpuidEntry::zeroed();
-
-    (entry.0.function, entry.0.index) = leaf_and_subleaf(leaf);
-    (entry.0.eax, entry.0.ebx) = halves(eax_ebx);
-    (entry.0.ecx, entry.0.edx) = halves(ecx_edx);
-
-    // The module derives the width from other parameters and takes none here, but this is where
-    // user space tells KVM which one it wants.
-    if entry.0.function == ADDRESS_SIZES {
-        entry.set_guest_phys_bits(0xff);
-    }
-
-    if entry.is_features() {
-        entry.0.ebx &= !TSX;
-        entry.0.ecx &= !WAITPKG;
-    }
-    entry
-}
-
 /// Returns the lower and the upper half.
 pub(crate) fn halves(value: u64) -> (u32, u32) {
     // CAST: Both truncate on purpose.
@@ -121,6 +98,24 @@ pub(crate) fn halves(value: u64) -> (u32, u32) {
 }
 
 impl CpuidEntry {
+    /// Makes this an entry of the list that [`configurable`] returns, as KVM tells it.
+    pub(crate) fn set_configurable(&mut self, (&leaf, values): (&u64, &[u64; 2])) {
+        (self.0.function, self.0.index) = leaf_and_subleaf(leaf);
+        (self.0.eax, self.0.ebx) = halves(values[0]);
+        (self.0.ecx, self.0.edx) = halves(values[1]);
+
+        // The module derives the width from other parameters and takes none here, but this is where
+        // user space tells KVM which one it wants.
+        if self.0.function == ADDRESS_SIZES {
+            self.set_guest_phys_bits(0xff);
+        }
+
+        if self.is_features() {
+            self.0.ebx &= !TSX;
+            self.0.ecx &= !WAITPKG;
+        }
+    }
+
     /// Returns the width of a guest physical address, out of leaf [`ADDRESS_SIZES`].
     pub(crate) fn guest_phys_bits(&self) -> u32 {
         (self.0.eax & GUEST_PHYS_BITS) >> 16

@@ -5,6 +5,7 @@
 //! `unsafe` and `bindings` occur here, in `seamcall.rs`, in `uapi.rs` and at the entry points in
 //! `kvm_tdx.rs`, nowhere else in this crate.
 
+mod alloc;
 mod cpus;
 mod key_id;
 mod kvm_tdx;
@@ -14,6 +15,12 @@ mod source;
 mod td_params;
 
 pub(crate) use self::{
+    alloc::{
+        boxed,
+        boxed_zeros,
+        cpuid_table,
+        vec_with_capacity, //
+    },
     cpus::{
         CpusReadLocked,
         Packages, //

@@ -14,7 +14,7 @@
 //! KVM hands a command on a vCPU to [`vcpu_unlocked`] first. KVM_TDX_GET_CPUID is sent on to
 //! [`vcpu_locked`] from there, without having waited for anything.
 //!
-//! The commands are not inlined, so that none has the stack of the greediest.
+//! Who needs most stack beneath is inlined, the others are not, so that none has that of another.
 
 #![deny(unsafe_code)]
 
@@ -117,8 +117,8 @@ pub(crate) fn vcpu_unlocked(kvm_tdx: &KvmTdx, vcpu: &Vcpu, arg: UserPtr) -> Resu
     let vcpu = td.load_vcpu(vcpu)?;
 
     match cmd.id() {
-        KVM_TDX_INIT_MEM_REGION => init_mem_region::init_mem_region(&td, &vcpu, &cmd),
-        KVM_TDX_INIT_VCPU => init_vcpu::init_vcpu(&td, &vcpu, &cmd),
+        KVM_TDX_INIT_MEM_REGION => init_mem_region::init_mem_region(td, vcpu, &cmd),
+        KVM_TDX_INIT_VCPU => init_vcpu::init_vcpu(td, vcpu, &cmd),
         _ => Err(ENOIOCTLCMD),
     }
 }

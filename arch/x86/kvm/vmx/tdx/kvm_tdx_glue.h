@@ -123,6 +123,27 @@ void tdx_rust_cond_resched(void)
 	cond_resched();
 }
 
+void *tdx_rust_kmalloc(size_t size, gfp_t flags)
+{
+	return kmalloc(size, flags);
+}
+
+/* Of a constant size, which spares kmalloc() a level of the stack. */
+struct kvm_cpuid_entry2 *tdx_rust_alloc_cpuid_entries(void)
+{
+	return kmalloc_array(KVM_MAX_CPUID_ENTRIES, sizeof(struct kvm_cpuid_entry2),
+			     GFP_KERNEL);
+}
+
+/*
+ * Fill in those of @pages that are NULL, or some of them, from this CPU's node.
+ * Return how many are there now.
+ */
+unsigned long tdx_rust_alloc_pages(unsigned long n, struct page **pages)
+{
+	return alloc_pages_bulk(GFP_KERNEL_ACCOUNT, n, pages);
+}
+
 #ifdef CONFIG_KVM_INTEL_TDX_BENCH
 int tdx_bench_guard_c(struct kvm *kvm)
 {

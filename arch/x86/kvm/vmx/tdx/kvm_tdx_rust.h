@@ -32,6 +32,9 @@ void tdx_rust_misc_cg_uncharge(struct misc_cg *cg);
 u64 tdx_rust_virt_to_phys(const void *va);
 u64 tdx_rust_page_to_phys(struct page *page);
 void tdx_rust_cond_resched(void);
+void *tdx_rust_kmalloc(size_t size, gfp_t flags);
+struct kvm_cpuid_entry2 *tdx_rust_alloc_cpuid_entries(void);
+unsigned long tdx_rust_alloc_pages(unsigned long n, struct page **pages);
 
 /* For bench.c: take and release the guard of either implementation. */
 int tdx_bench_guard_rust(struct kvm *kvm);

@@ -113,6 +113,7 @@ impl Td<'_, Uninitialized> {
     ///
     /// - `EAGAIN`: the CPU ran out of entropy.
     /// - `EIO`: the leaf failed otherwise; the VM is marked as broken.
+    #[inline(always)]
     pub(crate) fn mng_create(
         &self,
         _module: &ModuleLocked,
@@ -256,6 +257,8 @@ impl Td<'_, Initialized> {
     /// # Errors
     ///
     /// - `EIO`: the leaf failed; the VM is marked as broken.
+    // Not inlined, as its caller has already needed the stack to map the page.
+    #[inline(never)]
     pub(crate) fn mr_extend(&self, gpa: u64) -> Result {
         let kvm_tdx = self.kvm_tdx();
         let (mut entry, mut level_state) = (0, 0);

@@ -3,7 +3,6 @@
 //! What user space hands in and gets back: the structures of `asm/kvm.h` and `linux/kvm.h`.
 
 use kernel::{
-    alloc::flags::__GFP_ZERO,
     bindings,
     prelude::*,
     transmute::{
@@ -23,6 +22,8 @@ use core::{
 };
 
 use pin_init::Zeroable;
+
+use crate::ffi::vec_with_capacity;
 
 /// A user pointer out of a 64-bit field.
 pub(crate) fn user_ptr(address: u64) -> UserPtr {
@@ -70,18 +71,7 @@ impl Command {
     /// - `EFAULT`: `arg` cannot be read.
     /// - `EINVAL`: `hw_error`, which is for the kernel to write, is not zero.
     pub(crate) fn read(&mut self, arg: UserPtr) -> Result {
-        // SAFETY: The command is valid for writes of its size, and each bit pattern is valid for it.
-        let left = unsafe {
-            bindings::_copy_from_user(
-                (&raw mut self.0).cast(),
-                arg.as_const_ptr(),
-                size_of::<Self>(),
-            )
-        };
-
-        if left != 0 {
-            return Err(EFAULT);
-        }
+        read_in_place(self, arg)?;
         if self.0.hw_error != 0 {
             return Err(EINVAL);
         }
@@ -118,18 +108,50 @@ impl Command {
     }
 }
 
+/// Reads a number.
+///
+/// # Errors
+///
+/// - `EFAULT`: `arg` cannot be read.
+pub(crate) fn read_u32(arg: UserPtr) -> Result<u32> {
+    let mut number = 0;
+
+    read_in_place(&mut number, arg)?;
+    Ok(number)
+}
+
+/// Reads a structure to where it is.
+///
+/// # Errors
+///
+/// - `EFAULT`: `arg` cannot be read.
+fn read_in_place<T: FromBytes>(to: &mut T, arg: UserPtr) -> Result {
+    let to: *mut T = to;
+
+    // SAFETY: `to` is valid for a write, and each bit pattern is valid for a `T`.
+    match unsafe { bindings::_copy_from_user(to.cast(), arg.as_const_ptr(), size_of::<T>()) } {
+        0 => Ok(()),
+        _ => Err(EFAULT),
+    }
+}
+
 /// A `struct kvm_tdx_init_mem_region`: which memory to add to the TD, and from where.
 #[repr(transparent)]
 pub(crate) struct Region(bindings::kvm_tdx_init_mem_region);
 
 impl Region {
-    /// Reads a region.
+    /// Makes room for a region, to be read into where it stays.
+    pub(crate) fn empty() -> Self {
+        Self(bindings::kvm_tdx_init_mem_region::default())
+    }
+
+    /// Reads the region.
     ///
     /// # Errors
     ///
     /// - `EFAULT`: `arg` cannot be read.
-    pub(crate) fn read(arg: UserPtr) -> Result<Self> {
-        UserSlice::new(arg, size_of::<Self>()).reader().read()
+    pub(crate) fn read(&mut self, arg: UserPtr) -> Result {
+        read_in_place(self, arg)
     }
 
     /// Writes the region back.
@@ -200,10 +222,9 @@ impl CpuidEntry {
 ///
 /// # Invariants
 ///
-/// `words` is as long as a `T` and `nent` entries, which is what it holds, in this order.
+/// `words` holds a `T` and, behind it, entries.
 pub(crate) struct WithCpuid<T> {
     words: KVec<u64>,
-    nent: usize,
     _head: PhantomData<T>,
 }
 
@@ -219,25 +240,53 @@ impl<T: AsBytes + FromBytes> WithCpuid<T> {
         size_of::<CpuidEntry>() / size_of::<u64>()
     };
 
-    /// Allocates a structure with `nent` entries, all zero.
+    /// Allocates a structure that is all zero and has no entries yet, with room for `nent`.
     ///
     /// # Errors
     ///
     /// - `ENOMEM`: no memory.
-    pub(crate) fn zeroed(nent: usize) -> Result<Self> {
+    pub(crate) fn with_room(nent: usize) -> Result<Self> {
         let n = Self::HEAD + nent * Self::ENTRY;
-        // Linux 7.2 has no KVec::zeroed().
-        let mut words = KVec::<u64>::with_capacity(n, GFP_KERNEL | __GFP_ZERO)?;
+        let mut words = vec_with_capacity::<u64>(n, bindings::GFP_KERNEL)?;
 
-        // SAFETY: There is room for `n` words, and the allocation is zeroed.
-        unsafe { words.inc_len(n) };
+        // SAFETY: There is room for `HEAD` words, which have just been written.
+        unsafe {
+            words.as_mut_ptr().write_bytes(0, Self::HEAD);
+            words.inc_len(Self::HEAD);
+        }
 
-        // INVARIANT: Zeros are valid for both, and it is as many as it takes.
+        // INVARIANT: Zeros are valid for a `T`.
         Ok(Self {
             words,
-            nent,
             _head: PhantomData,
         })
+    }
+
+    /// Appends an entry for each item, as `set` makes it of zeros, for as long as there is room.
+    pub(crate) fn extend<I>(
+        &mut self,
+        items: impl Iterator<Item = I>,
+        set: impl Fn(&mut CpuidEntry, I),
+    ) {
+        let room = self.words.spare_capacity_mut();
+        // SAFETY: The room, borrowed mutably, is enough for so many entries, which are aligned like
+        // words.
+        let room = unsafe {
+            slice::from_raw_parts_mut(
+                room.as_mut_ptr().cast::<MaybeUninit<CpuidEntry>>(),
+                room.len() / Self::ENTRY,
+            )
+        };
+        let mut n = 0;
+
+        for (place, item) in room.iter_mut().zip(items) {
+            set(place.write(CpuidEntry::zeroed()), item);
+            n += Self::ENTRY;
+        }
+
+        // INVARIANT: Entries are what has been appended.
+        // SAFETY: So many words have just been written.
+        unsafe { self.words.inc_len(n) };
     }
 
     /// Reads a structure with `nent` entries, whatever it says about their number by itself.
@@ -246,17 +295,21 @@ impl<T: AsBytes + FromBytes> WithCpuid<T> {
     ///
     /// - `ENOMEM`: no memory.
     /// - `EFAULT`: it cannot be read.
+    // Inlined, as KVM_TDX_INIT_VM gets at its memory on little stack.
+    #[inline(always)]
     pub(crate) fn read(user: UserPtr, nent: usize) -> Result<Self> {
         let n = Self::HEAD + nent * Self::ENTRY;
-        let mut words = KVec::<u64>::with_capacity(n, GFP_KERNEL)?;
+        let mut words = vec_with_capacity::<u64>(n, bindings::GFP_KERNEL)?;
         let bytes = n * size_of::<u64>();
 
         // SAFETY: The vector has room for `n` words, which need not be initialised.
-        let room = unsafe {
-            slice::from_raw_parts_mut(words.as_mut_ptr().cast::<MaybeUninit<u8>>(), bytes)
+        let left = unsafe {
+            bindings::copy_from_user(words.as_mut_ptr().cast(), user.as_const_ptr(), bytes)
         };
 
-        UserSlice::new(user, bytes).reader().read_raw(room)?;
+        if left != 0 {
+            return Err(EFAULT);
+        }
 
         // SAFETY: There is room for `n` words, and all of them have just been written.
         unsafe { words.inc_len(n) };
@@ -264,7 +317,6 @@ impl<T: AsBytes + FromBytes> WithCpuid<T> {
         // INVARIANT: Each bit pattern is valid for both, and it is as many as it takes.
         Ok(Self {
             words,
-            nent,
             _head: PhantomData,
         })
     }
@@ -283,16 +335,10 @@ impl<T: AsBytes + FromBytes> WithCpuid<T> {
 
     /// Returns the entries.
     pub(crate) fn entries(&self) -> &[CpuidEntry] {
-        // SAFETY: By the type invariant this is what comes after the `T`.
-        unsafe { slice::from_raw_parts(self.words.as_ptr().add(Self::HEAD).cast(), self.nent) }
-    }
+        let nent = (self.words.len() - Self::HEAD) / Self::ENTRY;
 
-    /// Returns the entries, to be changed.
-    pub(crate) fn entries_mut(&mut self) -> &mut [CpuidEntry] {
-        // SAFETY: By the type invariant this is what comes after the `T`, borrowed mutably.
-        unsafe {
-            slice::from_raw_parts_mut(self.words.as_mut_ptr().add(Self::HEAD).cast(), self.nent)
-        }
+        // SAFETY: By the type invariant this is what comes after the `T`.
+        unsafe { slice::from_raw_parts(self.words.as_ptr().add(Self::HEAD).cast(), nent) }
     }
 
     /// Writes all of it.

@@ -30,9 +30,12 @@ use crate::{
 /// - `kvm->slots_lock`: changes of memory slots and of memory attributes.
 ///
 /// The guard is the only way to a [`TdState`] and thus to the SEAMCALLs that change it.
+///
+/// # Invariants
+///
+/// The VM that is locked is a TD.
 #[must_use = "the TD may change as soon as the guard is dropped"]
 pub(crate) struct TdxVmStateGuard<'a> {
-    kvm_tdx: &'a KvmTdx,
     slots: SlotsLocked<'a>,
 }
 
@@ -52,15 +55,15 @@ impl<'a> TdxVmStateGuard<'a> {
     pub(crate) fn lock(kvm_tdx: &'a KvmTdx) -> Result<Self> {
         let vm: &'a Vm = kvm_tdx;
 
+        // INVARIANT: The VM is that of `kvm_tdx`.
         Ok(Self {
-            kvm_tdx,
             slots: vm.lock().lock_all_vcpus()?.lock_slots(),
         })
     }
 
     /// Returns the guarded TD.
     pub(crate) fn kvm_tdx(&self) -> &'a KvmTdx {
-        self.kvm_tdx
+        KvmTdx::of_td(self.slots.vm())
     }
 
     /// Returns the state that the TD is in, with what may be done in it.

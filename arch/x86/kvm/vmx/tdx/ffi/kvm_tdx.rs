@@ -147,11 +147,24 @@ impl KvmTdx {
         unsafe { bindings::tdx_rust_vm_bugged(self.deref().as_raw()) };
     }
 
+    /// Reports that a page is added while one is being added already, and marks the VM as broken.
+    #[cold]
+    #[inline(never)]
+    fn adds_two_pages(&self) -> Error {
+        pr_err!("a page is being added to this TD already\n");
+        self.mark_bugged();
+        EIO
+    }
+
+    /// Returns a VM that is known to be a TD as such.
+    pub(crate) fn of_td(vm: &Vm) -> &Self {
+        // SAFETY: The VM is alive. It is a TD: the callers are the values that have this invariant.
+        unsafe { Self::from_raw(vm.as_raw()) }
+    }
+
     /// Returns the TD of a vCPU that is known to be one of a TD.
     pub(crate) fn of_td_vcpu(vcpu: &Vcpu) -> &Self {
-        // SAFETY: The VM is alive as long as the vCPU. It is a TD: the callers are the values that
-        // have this invariant.
-        unsafe { Self::from_raw(vcpu.vm().as_raw()) }
+        Self::of_td(vcpu.vm())
     }
 }
 
@@ -270,7 +283,7 @@ impl Td<'_, Initialized> {
         &self,
         vcpu: &LoadedTdVcpu<'_>,
         page: &GmemPage<'_>,
-        source: Option<&SourcePage<'_>>,
+        source: Option<SourcePage<'_>>,
     ) -> Result {
         let kvm_tdx = self.guard().kvm_tdx();
 
@@ -278,12 +291,10 @@ impl Td<'_, Initialized> {
         let src = unsafe { &mut (*kvm_tdx.as_raw()).page_add_src };
 
         if !src.is_null() {
-            pr_err!("a page is being added to this TD already\n");
-            kvm_tdx.mark_bugged();
-            return Err(EIO);
+            return Err(kvm_tdx.adds_two_pages());
         }
 
-        let page_add_src = source.map_or(page.src_page(), SourcePage::as_ptr);
+        let page_add_src = source.map_or(page.src_page(), |source| source.as_ptr());
 
         // Where a region may lack a source; see `CONFIG_KVM_INTEL_TDX_SOURCE_REQUIRED`.
         if page_add_src.is_null() {

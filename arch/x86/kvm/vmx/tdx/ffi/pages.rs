@@ -4,7 +4,6 @@
 
 use kernel::{
     bindings,
-    page::Page,
     prelude::*, //
 };
 
@@ -12,6 +11,8 @@ use core::{
     mem::ManuallyDrop,
     ptr::NonNull, //
 };
+
+use super::boxed_zeros;
 
 /// A page for the TDX module that the module does not have yet; freed when dropped.
 ///
@@ -22,18 +23,6 @@ use core::{
 pub(crate) struct ControlPage(NonNull<bindings::page>);
 
 impl ControlPage {
-    /// Allocates a page, charged to the memory cgroup of the current task.
-    ///
-    /// # Errors
-    ///
-    /// - `ENOMEM`: no memory.
-    pub(crate) fn alloc() -> Result<Self> {
-        let page = ManuallyDrop::new(Page::alloc_page(GFP_KERNEL_ACCOUNT)?);
-
-        // INVARIANT: The page is freed by `drop()` of this value, no longer by that of `page`.
-        Ok(Self(NonNull::new(page.as_ptr()).ok_or(ENOMEM)?))
-    }
-
     /// Returns the raw page, which stays the property of this value.
     pub(crate) fn as_ptr(&self) -> *mut bindings::page {
         self.0.as_ptr()
@@ -57,7 +46,7 @@ impl Drop for ControlPage {
 ///
 /// C keeps such an array as `struct page **`, with null where there is no page. `Option` of a
 /// transparent wrapper around `NonNull` is such a pointer.
-pub(crate) struct ControlPages(KVec<Option<ControlPage>>);
+pub(crate) struct ControlPages(KBox<[Option<ControlPage>]>);
 
 impl ControlPages {
     /// Allocates the array and `n` pages, charged to the memory cgroup of the current task.
@@ -65,15 +54,34 @@ impl ControlPages {
     /// # Errors
     ///
     /// - `ENOMEM`: no memory.
-    // Inlined, since nothing in these ioctls goes deeper than the page allocator.
-    #[inline(always)]
+    #[inline(never)]
     pub(crate) fn alloc(n: usize) -> Result<Self> {
-        let mut pages = KVec::with_capacity(n, GFP_KERNEL_ACCOUNT)?;
+        // SAFETY: Null is valid for an `Option` of a page: none.
+        let mut pages =
+            unsafe { boxed_zeros::<Option<ControlPage>>(n, bindings::GFP_KERNEL_ACCOUNT)? };
+        let mut filled = 0;
 
-        for _ in 0..n {
-            pages.push_within_capacity(Some(ControlPage::alloc()?))?;
+        // All at once, unless there are too few at hand or each is accounted for by itself.
+        while filled < n {
+            // INVARIANT: What is filled in are pages that belong to the array.
+            // SAFETY: The array has `n` elements, which are null or a page.
+            let now = unsafe { bindings::tdx_rust_alloc_pages(n, pages.as_mut_ptr().cast()) };
+
+            if now <= filled {
+                return Err(ENOMEM);
+            }
+            filled = now;
         }
         Ok(Self(pages))
+    }
+
+    /// Takes the last page out.
+    ///
+    /// # Errors
+    ///
+    /// - `ENOMEM`: there is none.
+    pub(crate) fn take_last(&mut self) -> Result<ControlPage> {
+        self.0.last_mut().and_then(Option::take).ok_or(ENOMEM)
     }
 
     /// Gives the pages to the module one by one, by means of `give`, until one is refused.
@@ -96,7 +104,7 @@ impl ControlPages {
     ) -> Result {
         let mut result = Ok(());
 
-        for slot in &mut self.0 {
+        for slot in &mut *self.0 {
             if result.is_ok() {
                 result = slot.as_ref().map_or(Ok(()), &mut give);
             }
@@ -105,10 +113,10 @@ impl ControlPages {
             }
         }
 
-        let (ptr, _, _) = self.0.into_raw_parts();
+        let pages: *mut [Option<ControlPage>] = KBox::into_raw(self.0);
 
         // SAFETY: The caller promises that `array` is valid for a write.
-        unsafe { *array = ptr.cast() };
+        unsafe { *array = pages.cast() };
         result
     }
 }

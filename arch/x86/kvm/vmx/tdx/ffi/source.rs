@@ -4,13 +4,20 @@
 
 use kernel::{
     bindings,
-    prelude::*,
-    uaccess::UserPtr, //
+    prelude::*, //
 };
 
 use core::{
     marker::PhantomData,
+    mem::MaybeUninit,
     ptr::NonNull, //
+};
+
+use super::boxed;
+
+use crate::uapi::{
+    user_ptr,
+    Region, //
 };
 
 /// A page of user space that stays where it is for `'a`.
@@ -29,91 +36,122 @@ impl SourcePage<'_> {
 /// It takes what is mapped and faults nothing in. So whatever can fail or sleep happens where it
 /// does if pages are looked up one by one: when the page is next.
 ///
+/// There are none of them until [`Self::prepare`] has made room.
+pub(crate) struct SourcePages(Option<KBox<Batch>>);
+
 /// # Invariants
 ///
-/// This value holds a reference on each page in `pages`.
-pub(crate) struct SourcePages {
-    pages: KVec<NonNull<bindings::page>>,
-    /// How many have been given out.
-    used: usize,
+/// The first `len` elements of `pages` are initialised, and this value holds a reference on each.
+struct Batch {
+    pages: [MaybeUninit<NonNull<bindings::page>>; Self::SIZE],
+    len: u32,
+    /// How many have been reached, the current one among them.
+    reached: u32,
 }
 
 impl SourcePages {
-    const AT_ONCE: usize = 32;
+    /// Makes a value without room for any.
+    pub(crate) fn none() -> Self {
+        Self(None)
+    }
 
     /// Prepares for `n` pages. If there is no memory for that, or nothing to be gained, there will
     /// just be none.
-    #[inline(never)]
-    pub(crate) fn new(n: u64) -> Self {
-        let pages = match n {
-            0 | 1 => KVec::new(),
-            _ => KVec::with_capacity(Self::AT_ONCE, GFP_KERNEL | __GFP_NOWARN).unwrap_or_default(),
-        };
+    pub(crate) fn prepare(&mut self, n: u64) {
+        if n > 1 {
+            let room = boxed(bindings::GFP_KERNEL | bindings::__GFP_NOWARN);
 
-        // INVARIANT: There is no page yet.
-        Self { pages, used: 0 }
+            self.0 = room.ok().map(|room| KBox::write(room, Batch::empty()));
+        }
     }
 
-    /// Returns the next page, which is at `user`, where `n` more may follow; none if it is not
-    /// mapped, or `user` is null, which stands for no source.
-    pub(crate) fn next(&mut self, user: UserPtr, n: u64) -> Option<SourcePage<'_>> {
-        if self.used >= self.pages.len() {
-            self.refill(user, n);
+    /// Goes on to the next page, the first of `region`. Returns whether there is one: not if it is
+    /// not mapped, or if the address is null, which stands for no source.
+    pub(crate) fn advance(&mut self, region: &Region) -> bool {
+        self.0.as_mut().is_some_and(|batch| batch.advance(region))
+    }
+
+    /// Returns the page that [`Self::advance`] has gone on to.
+    pub(crate) fn current(&self) -> Option<SourcePage<'_>> {
+        self.0.as_ref()?.current()
+    }
+}
+
+impl Batch {
+    // With the rest of the structure that makes 256 bytes.
+    const SIZE: usize = 31;
+
+    fn empty() -> Self {
+        // INVARIANT: There is no page.
+        Self {
+            pages: [MaybeUninit::uninit(); Self::SIZE],
+            len: 0,
+            reached: 0,
+        }
+    }
+
+    fn advance(&mut self, region: &Region) -> bool {
+        if self.reached >= self.len {
+            self.refill(region);
         }
 
-        let page = *self.pages.get(self.used)?;
+        let found = self.reached < self.len;
 
-        self.used += 1;
-        Some(SourcePage(page, PhantomData))
+        self.reached += u32::from(found);
+        found
+    }
+
+    fn current(&self) -> Option<SourcePage<'_>> {
+        let page = self.pages.get(self.reached.checked_sub(1)? as usize)?;
+
+        // SAFETY: By the type invariant, as no more are reached than there are.
+        Some(SourcePage(unsafe { page.assume_init() }, PhantomData))
     }
 
     #[inline(never)]
-    fn refill(&mut self, user: UserPtr, n: u64) {
+    fn refill(&mut self, region: &Region) {
+        let user = user_ptr(region.source());
+
         self.release();
-
-        let room = self.pages.capacity();
-        // CAST: The minimum is at most `AT_ONCE`.
-        let n = n.min(room as u64) as c_int;
-
-        if n == 0 || user.as_const_ptr().is_null() {
+        if user.as_const_ptr().is_null() {
             return;
         }
 
-        // SAFETY: There is room for `n` pages, and a page is a pointer that is not null.
+        // SAFETY: There is room for so many pages, and a page is a pointer that is not null.
         let found = unsafe {
             bindings::get_user_pages_fast_only(
                 user.as_const_ptr() as usize,
-                n,
+                // CAST: The minimum is at most `SIZE`.
+                region.nr_pages().min(Self::SIZE as u64) as c_int,
                 0,
                 self.pages.as_mut_ptr().cast(),
             )
         };
 
-        // INVARIANT: They come with a reference each.
-        // SAFETY: So many have been written, unless it is an error.
-        unsafe { self.pages.inc_len(usize::try_from(found).unwrap_or(0)) };
+        // INVARIANT: So many have been written, with a reference each, unless it is an error.
+        self.len = u32::try_from(found).unwrap_or(0);
     }
 
     #[inline(never)]
     fn release(&mut self) {
-        let n = self.pages.len();
+        // CAST: There are at most `SIZE`.
+        let n = self.len as c_int;
 
-        self.used = 0;
-        self.pages.clear();
+        self.len = 0;
+        self.reached = 0;
         if n != 0 {
             let pages = bindings::release_pages_arg {
                 pages: self.pages.as_mut_ptr().cast(),
             };
 
-            // CAST: There are at most `AT_ONCE`.
             // SAFETY: By the type invariant there was a reference on each of them, of which this
             // value knows no more.
-            unsafe { bindings::release_pages(pages, n as c_int) };
+            unsafe { bindings::release_pages(pages, n) };
         }
     }
 }
 
-impl Drop for SourcePages {
+impl Drop for Batch {
     fn drop(&mut self) {
         self.release();
     }

@@ -5,17 +5,20 @@
 use kernel::{
     bindings,
     kvm::Gfn,
-    prelude::*,
-    transmute::AsBytes, //
+    prelude::*, //
 };
 
-use crate::uapi::{
-    CpuidEntry,
-    InitVm, //
+use core::{
+    mem::offset_of,
+    slice, //
 };
 
-/// Size of one entry of the CPUID table, in bytes: EAX, EBX, ECX and EDX.
-const CPUID_VALUE_SIZE: usize = 16;
+use super::boxed;
+
+use crate::uapi::InitVm;
+
+/// EAX, EBX, ECX and EDX.
+type CpuidValue = [u32; 4];
 
 /// A TD_PARAMS structure, 1024 bytes at a multiple of 1024.
 pub(crate) struct TdParams(KBox<bindings::td_params>);
@@ -41,7 +44,7 @@ impl TdParams {
     ///
     /// - `ENOMEM`: no memory.
     pub(crate) fn new() -> Result<Self> {
-        let params = KBox::<bindings::td_params>::new_uninit(GFP_KERNEL | __GFP_ZERO)?;
+        let params = boxed::<bindings::td_params>(bindings::GFP_KERNEL | bindings::__GFP_ZERO)?;
         // SAFETY: All of it is zero, which is valid for a structure made of integers.
         let mut params = unsafe { params.assume_init() };
 
@@ -103,23 +106,19 @@ impl TdParams {
         }
     }
 
-    /// Sets entry `index` of the CPUID table.
-    ///
-    /// # Errors
-    ///
-    /// - `EINVAL`: the table has no such entry.
-    pub(crate) fn set_cpuid(&mut self, index: usize, value: &CpuidEntry) -> Result {
-        let start = index.checked_mul(CPUID_VALUE_SIZE).ok_or(EINVAL)?;
+    /// Returns the CPUID table, which has a place for each leaf of the module's list.
+    pub(crate) fn cpuid_mut(&mut self) -> &mut [CpuidValue] {
+        const AT: usize = offset_of!(bindings::td_params, __bindgen_anon_1);
+        const SIZE: usize = size_of::<bindings::td_params>() - AT;
 
-        // SAFETY: Each bit pattern is valid for the bytes of the union, which are all initialised.
-        let table = unsafe { self.0.__bindgen_anon_1.reserved3.as_mut() };
-        let entry = table
-            .get_mut(start..)
-            .and_then(|rest| rest.get_mut(..CPUID_VALUE_SIZE))
-            .ok_or(EINVAL)?;
+        const {
+            assert!(AT % align_of::<CpuidValue>() == 0 && SIZE % size_of::<CpuidValue>() == 0);
+        }
 
-        entry.copy_from_slice(AsBytes::as_bytes(&value.registers()));
-        Ok(())
+        let table = &raw mut self.0.__bindgen_anon_1;
+
+        // SAFETY: It is the rest of the structure, aligned, borrowed mutably, and made of integers.
+        unsafe { slice::from_raw_parts_mut(table.cast(), SIZE / size_of::<CpuidValue>()) }
     }
 
     /// Returns the physical address of the structure.

@@ -4,17 +4,16 @@
 
 #![deny(unsafe_code)]
 
-use kernel::{
-    prelude::*,
-    uaccess::UserSlice, //
-};
+use kernel::prelude::*;
 
 use crate::{
     cpuid,
     uapi::{
+        read_u32,
         user_ptr,
         Capabilities,
         Command,
+        CpuidEntry,
         WithCpuid,
         CAPABILITIES_NENT, //
     },
@@ -40,16 +39,14 @@ pub(super) fn capabilities(cmd: &Command) -> Result {
     }
 
     let user = user_ptr(cmd.data());
-    let room: u32 = UserSlice::new(user.wrapping_byte_add(CAPABILITIES_NENT), size_of::<u32>())
-        .reader()
-        .read()?;
+    let room = read_u32(user.wrapping_byte_add(CAPABILITIES_NENT))?;
     let nent = cpuid::nr_configurable();
 
     if (room as usize) < nent {
         return Err(E2BIG);
     }
 
-    let mut answer = WithCpuid::<Capabilities>::zeroed(nent)?;
+    let mut answer = WithCpuid::<Capabilities>::with_room(nent)?;
     let caps = &mut answer.head_mut().0;
 
     caps.supported_attrs = non_zero(cpuid::supported_attributes())?;
@@ -58,9 +55,7 @@ pub(super) fn capabilities(cmd: &Command) -> Result {
     // CAST: The module has at most 128 entries.
     caps.cpuid.nent = nent as u32;
 
-    for (entry, configurable) in answer.entries_mut().iter_mut().zip(cpuid::configurable()) {
-        *entry = configurable;
-    }
+    answer.extend(cpuid::configurable(), CpuidEntry::set_configurable);
     answer.write(user)
 }
 

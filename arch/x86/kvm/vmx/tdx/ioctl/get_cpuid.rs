@@ -22,6 +22,7 @@ use crate::{
         halves,
         ADDRESS_SIZES, //
     },
+    ffi::cpuid_table,
     seamcall::{
         mng_rd,
         TDCS_CPUID_VALUES, //
@@ -94,9 +95,7 @@ struct Table(KVec<CpuidEntry>);
 
 impl Table {
     fn new() -> Result<Self> {
-        let n = KVM_MAX_CPUID_ENTRIES as usize;
-
-        Ok(Self(KVec::with_capacity(n, GFP_KERNEL)?))
+        Ok(Self(cpuid_table()?))
     }
 
     /// Reads the leaves from `first` to the one that EAX of `first` names as the last.

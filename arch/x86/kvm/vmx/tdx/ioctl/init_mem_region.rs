@@ -17,7 +17,6 @@ use crate::{
         cond_resched,
         signal_pending,
         KvmTdx,
-        SourcePage,
         SourcePages, //
     },
     td::{
@@ -52,27 +51,43 @@ const MEASURE_MEMORY_REGION: u32 = 1 << 0;
 /// - `ENOMEM`: no memory.
 /// - `EIO`: a page is there already.
 /// - `EOPNOTSUPP`: the region has no source, and this kernel does not look at that first.
-#[inline(never)]
+#[inline(always)]
 pub(super) fn init_mem_region(
-    td: &Td<'_, Initialized>,
-    vcpu: &LoadedTdVcpu<'_>,
+    td: Td<'_, Initialized>,
+    vcpu: LoadedTdVcpu<'_>,
     cmd: &Command,
 ) -> Result {
     if !vcpu.is_initialized() || cmd.flags() & !MEASURE_MEMORY_REGION != 0 {
         return Err(EINVAL);
     }
 
-    let measure = cmd.flags() & MEASURE_MEMORY_REGION != 0;
-    let mut region = Region::read(user_ptr(cmd.data()))?;
+    let mut load = Load {
+        td,
+        vcpu,
+        cmd,
+        region: Region::empty(),
+        sources: SourcePages::none(),
+    };
 
-    if !is_valid(td.kvm_tdx(), &region) {
+    load.region.read(user_ptr(cmd.data()))?;
+    if !is_valid(load.td.kvm_tdx(), &load.region) {
         return Err(EINVAL);
     }
 
-    let result = add(td, vcpu, &mut region, measure);
+    let result = load.add_all();
 
-    region.write(user_ptr(cmd.data()))?;
+    load.region.write(user_ptr(cmd.data()))?;
     result
+}
+
+/// A region that is being added. In one piece, as nothing takes more stack than what is beneath.
+struct Load<'g> {
+    td: Td<'g, Initialized>,
+    vcpu: LoadedTdVcpu<'g>,
+    cmd: &'g Command,
+    /// What is still to be added.
+    region: Region,
+    sources: SourcePages,
 }
 
 fn is_valid(kvm_tdx: &KvmTdx, region: &Region) -> bool {
@@ -95,50 +110,42 @@ fn is_valid(kvm_tdx: &KvmTdx, region: &Region) -> bool {
         && is_private(end - 1)
 }
 
-/// Adds the pages one by one, and moves `region` on with each.
-fn add(
-    td: &Td<'_, Initialized>,
-    vcpu: &LoadedTdVcpu<'_>,
-    region: &mut Region,
-    measure: bool,
-) -> Result {
-    let mut sources = SourcePages::new(region.nr_pages());
+impl Load<'_> {
+    /// Adds the pages one by one, and moves the region on with each.
+    #[inline(always)]
+    fn add_all(&mut self) -> Result {
+        self.sources.prepare(self.region.nr_pages());
 
-    while region.nr_pages() != 0 {
-        if signal_pending() {
-            return Err(EINTR);
+        while self.region.nr_pages() != 0 {
+            if signal_pending() {
+                return Err(EINTR);
+            }
+
+            // guest_memfd looks for the source where that takes more than looking.
+            let src = match self.sources.advance(&self.region) {
+                true => None,
+                false => Some(user_ptr(self.region.source())),
+            };
+            let gfn = Gfn(self.region.gpa() / PAGE_SIZE_U64);
+            let guard = self.td.guard();
+            let done = guard.gmem_populate(gfn, src, 1, |page| self.add(page))?;
+
+            if done != 1 {
+                return Err(EIO);
+            }
+
+            self.region.advance();
+            cond_resched();
         }
-
-        let gfn = Gfn(region.gpa() / PAGE_SIZE_U64);
-        let user = user_ptr(region.source());
-        let source = sources.next(user, region.nr_pages());
-        // guest_memfd looks for the source where that takes more than looking.
-        let src = source.is_none().then_some(user);
-        let done = td.guard().gmem_populate(gfn, src, 1, |page| {
-            add_page(td, vcpu, page, &source, measure)
-        })?;
-
-        if done != 1 {
-            return Err(EIO);
-        }
-
-        region.advance();
-        cond_resched();
+        Ok(())
     }
-    Ok(())
-}
 
-fn add_page(
-    td: &Td<'_, Initialized>,
-    vcpu: &LoadedTdVcpu<'_>,
-    page: &GmemPage<'_>,
-    source: &Option<SourcePage<'_>>,
-    measure: bool,
-) -> Result {
-    td.map_page(vcpu, page, source.as_ref())?;
+    fn add(&self, page: &GmemPage<'_>) -> Result {
+        self.td.map_page(&self.vcpu, page, self.sources.current())?;
 
-    match measure {
-        true => td.mr_extend(page.gfn().0 * PAGE_SIZE_U64),
-        false => Ok(()),
+        if self.cmd.flags() & MEASURE_MEMORY_REGION != 0 {
+            self.td.mr_extend(page.gfn().0 * PAGE_SIZE_U64)?;
+        }
+        Ok(())
     }
 }

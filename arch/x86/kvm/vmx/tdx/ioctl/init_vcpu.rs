@@ -10,10 +10,7 @@ use kernel::{
 };
 
 use crate::{
-    ffi::{
-        ControlPage,
-        ControlPages, //
-    },
+    ffi::ControlPages,
     td::{
         Initialized,
         LoadedTdVcpu,
@@ -38,26 +35,22 @@ const SECONDARY_EXEC_BUS_LOCK_DETECTION: u64 = 1 << 30;
 /// - `ENOMEM`: no memory for the pages; the vCPU is as before, but for its APIC mode.
 /// - `EIO`: the TDX module refused; the VM is marked as broken.
 #[inline(never)]
-pub(super) fn init_vcpu(
-    td: &Td<'_, Initialized>,
-    vcpu: &LoadedTdVcpu<'_>,
-    cmd: &Command,
-) -> Result {
+pub(super) fn init_vcpu(td: Td<'_, Initialized>, vcpu: LoadedTdVcpu<'_>, cmd: &Command) -> Result {
     if cmd.flags() != 0 || vcpu.is_initialized() {
         return Err(EINVAL);
     }
 
     vcpu.enable_x2apic()?;
-    create(td, vcpu, cmd.data())?;
-    configure(td, vcpu);
+    create(&td, &vcpu, cmd.data())?;
+    configure(&td, &vcpu);
     vcpu.set_initialized();
     Ok(())
 }
 
 /// Brings the vCPU to life in the TDX module.
 fn create(td: &Td<'_, Initialized>, vcpu: &LoadedTdVcpu<'_>, rcx: u64) -> Result {
-    let tdvpr = ControlPage::alloc()?;
-    let tdcx = ControlPages::alloc(td.kvm_tdx().tdcx_nr_pages())?;
+    let mut tdcx = ControlPages::alloc(td.kvm_tdx().tdcx_nr_pages() + 1)?;
+    let tdvpr = tdcx.take_last()?;
 
     td.vp_create(vcpu, tdvpr)?;
     vcpu.give_tdcx_pages(tdcx, |page| td.vp_addcx(vcpu, page))?;

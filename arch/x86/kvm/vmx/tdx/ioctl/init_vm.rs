@@ -7,8 +7,7 @@
 use kernel::{
     bindings::KVM_MAX_CPUID_ENTRIES,
     page::PAGE_SIZE,
-    prelude::*,
-    uaccess::UserSlice, //
+    prelude::*, //
 };
 
 use crate::{
@@ -18,7 +17,6 @@ use crate::{
         sysinfo,
         td_conf,
         Charge,
-        ControlPage,
         ControlPages,
         CpusReadLocked,
         GpaWidth,
@@ -34,11 +32,11 @@ use crate::{
     },
     status::SeamcallError,
     td::{
-        StateFrozen,
         Td,
         Uninitialized, //
     },
     uapi::{
+        read_u32,
         user_ptr,
         Command,
         CpuidEntry,
@@ -46,6 +44,7 @@ use crate::{
         WithCpuid,
         INIT_VM_NENT, //
     },
+    vm_state_guard::TdxVmStateGuard,
 };
 
 /// The module counts TSC frequencies in units of 25 MHz.
@@ -68,32 +67,25 @@ const TSC_UNIT_KHZ: u32 = 25_000;
 /// - `EAGAIN`: the CPU ran out of entropy.
 /// - `EIO`: a package has no CPU online, or the TDX module refused; the VM is marked as broken in
 ///   the latter case.
-#[inline(never)]
+#[inline(always)]
 pub(super) fn init_vm(td: Td<'_, Uninitialized>, cmd: &mut Command) -> Result {
     if cmd.flags() != 0 {
         return Err(EINVAL);
     }
 
-    let params = params(&td, cmd.data())?;
-    let created = create(td)?;
+    let request = read_request(cmd.data())?;
+    let mut params = TdParams::new()?;
 
-    created.td.mng_init(&params).map_err(|(e, refused)| {
-        if let Some(status) = refused {
-            cmd.set_hw_error(status.as_raw());
-        }
-        e
-    })?;
-
-    created.finish(&params);
-    Ok(())
+    set_params(&mut params, td.guard(), request.head(), request.entries())?;
+    drop(request);
+    create(td, &params, cmd)
 }
 
 /// Reads the request, with its CPUID entries.
+#[inline(always)]
 fn read_request(address: u64) -> Result<WithCpuid<InitVm>> {
     let user = user_ptr(address);
-    let nent: u32 = UserSlice::new(user.wrapping_byte_add(INIT_VM_NENT), size_of::<u32>())
-        .reader()
-        .read()?;
+    let nent = read_u32(user.wrapping_byte_add(INIT_VM_NENT))?;
 
     if nent > KVM_MAX_CPUID_ENTRIES {
         return Err(E2BIG);
@@ -109,14 +101,15 @@ fn read_request(address: u64) -> Result<WithCpuid<InitVm>> {
     Ok(request)
 }
 
-/// Makes TD_PARAMS of the request that is at `address`.
+/// Puts what is requested into TD_PARAMS.
 #[inline(never)]
-fn params(td: &Td<'_, Uninitialized>, address: u64) -> Result<TdParams> {
-    let request = read_request(address)?;
-    let mut params = TdParams::new()?;
-    let (request, entries) = (request.head(), request.entries());
-
-    if td.guard().created_vcpus() != 0 {
+fn set_params(
+    params: &mut TdParams,
+    guard: &TdxVmStateGuard<'_>,
+    request: &InitVm,
+    entries: &[CpuidEntry],
+) -> Result {
+    if guard.created_vcpus() != 0 {
         return Err(EBUSY);
     }
 
@@ -127,16 +120,16 @@ fn params(td: &Td<'_, Uninitialized>, address: u64) -> Result<TdParams> {
     }
 
     // CAST: Both fields are narrower than what KVM counts with, and wide enough for what occurs.
-    params.set_max_vcpus(td.kvm_tdx().max_vcpus() as u16);
-    params.set_tsc_frequency((td.kvm_tdx().default_tsc_khz() / TSC_UNIT_KHZ) as u16);
+    params.set_max_vcpus(guard.kvm_tdx().max_vcpus() as u16);
+    params.set_tsc_frequency((guard.kvm_tdx().default_tsc_khz() / TSC_UNIT_KHZ) as u16);
     params.set_features(
         request.attributes() | td_conf().attributes_fixed1,
         request.xfam() | td_conf().xfam_fixed1,
     );
     params.set_gpa_width(gpa_width(entries)?);
-    set_cpuid(&mut params, entries)?;
+    set_cpuid(params, entries)?;
     params.set_identity(request);
-    Ok(params)
+    Ok(())
 }
 
 /// Returns the width of a guest physical address that the request asks for.
@@ -154,7 +147,11 @@ fn gpa_width(entries: &[CpuidEntry]) -> Result<GpaWidth> {
 fn set_cpuid(params: &mut TdParams, entries: &[CpuidEntry]) -> Result {
     let mut used = 0;
 
-    for (i, (function, index)) in cpuid::configurable_leaves().enumerate() {
+    for (value, (function, index)) in params
+        .cpuid_mut()
+        .iter_mut()
+        .zip(cpuid::configurable_leaves())
+    {
         let Some(entry) = CpuidEntry::find(entries, function, index) else {
             continue;
         };
@@ -163,13 +160,11 @@ fn set_cpuid(params: &mut TdParams, entries: &[CpuidEntry]) -> Result {
             return Err(EINVAL);
         }
 
-        let mut value = *entry;
-
+        *value = entry.registers();
         // The width is in EPTP_CONTROLS and CONFIG_FLAGS; the module wants zero here.
         if function == cpuid::ADDRESS_SIZES {
-            value.set_guest_phys_bits(0);
+            value[0] &= !cpuid::GUEST_PHYS_BITS;
         }
-        params.set_cpuid(i, &value)?;
         used += 1;
     }
 
@@ -218,16 +213,18 @@ fn unread(field: u64, e: SeamcallError) -> u64 {
     0
 }
 
-/// Creates the TD: its root page, its key in each package, and the pages of its TDCS.
-fn create(td: Td<'_, Uninitialized>) -> Result<CreatedTd<'_>> {
+/// Creates the TD: its root page, its key in each package, and the pages of its TDCS, which are
+/// initialised as `params` says.
+#[inline(never)]
+fn create(td: Td<'_, Uninitialized>, params: &TdParams, cmd: &mut Command) -> Result {
     let tdcs_nr_pages = nr_pages(sysinfo().td_ctrl.tdcs_base_size);
     // The TDVPR, which is one of the pages of a vCPU, is counted apart.
     let tdcx_nr_pages = nr_pages(sysinfo().td_ctrl.tdvps_base_size) - 1;
 
     let key_id = KeyId::alloc()?;
     let charge = Charge::new()?;
-    let tdr = ControlPage::alloc()?;
-    let tdcs = ControlPages::alloc(tdcs_nr_pages)?;
+    let mut tdcs = ControlPages::alloc(tdcs_nr_pages + 1)?;
+    let tdr = tdcs.take_last()?;
     let mut packages = Packages::new()?;
     let cpus = CpusReadLocked::lock();
 
@@ -251,11 +248,31 @@ fn create(td: Td<'_, Uninitialized>) -> Result<CreatedTd<'_>> {
     drop(cpus);
     configured?;
 
+    initialize(created, tdcs, params, cmd)
+}
+
+/// Completes a TD that has its keys.
+// Not inlined: the keys have been configured on less stack.
+#[inline(never)]
+fn initialize(
+    created: CreatedTd<'_>,
+    tdcs: ControlPages,
+    params: &TdParams,
+    cmd: &mut Command,
+) -> Result {
     let td = &created.td;
 
     td.guard()
         .give_tdcs_pages(tdcs, |page| td.mng_addcx(page))?;
-    Ok(created)
+    td.mng_init(params).map_err(|(e, refused)| {
+        if let Some(status) = refused {
+            cmd.set_hw_error(status.as_raw());
+        }
+        e
+    })?;
+
+    created.finish(params);
+    Ok(())
 }
 
 /// Returns how many pages of 4 KiB a structure of `size` bytes takes.
