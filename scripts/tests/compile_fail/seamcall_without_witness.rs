@@ -5,9 +5,8 @@
 // A SEAMCALL that reads a TD takes a proof that the TD does not change meanwhile.
 
 use crate::{
-    ffi::KvmTdx,
+    ffi::{KvmTdx, LockedTdVcpu},
     seamcall::{mng_rd, TDCS_TSC_OFFSET},
-    td::LockedTdVcpu,
 };
 
 fn case(kvm_tdx: &KvmTdx, vcpu: &LockedTdVcpu<'_>) {

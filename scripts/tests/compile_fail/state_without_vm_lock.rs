@@ -5,7 +5,8 @@
 // A vCPU whose mutex is held keeps the TD from changing, but does not let anybody change it.
 
 use crate::{
-    td::{LockedTdVcpu, TdState},
+    ffi::LockedTdVcpu,
+    td::TdState,
     vm_state_guard::TdxVmStateGuard,
 };
 

@@ -7,8 +7,8 @@
 use kernel::prelude::*;
 
 use crate::{
-    ffi::ControlPage,
-    td::{Initialized, LoadedTdVcpu, LockedTdVcpu, Td},
+    ffi::{ControlPage, LockedTdVcpu},
+    td::{Initialized, LoadedTdVcpu, Td},
 };
 
 fn case(

@@ -9,8 +9,8 @@ use crate::{
         Flaw, //
     },
     kvm::{
+        LockedVcpu,
         MmuWriteLocked,
-        Vcpu,
         Vm, //
     },
     ledger::{
@@ -22,6 +22,7 @@ use crate::{
     td::{
         Initialized,
         LoadedTdVcpu,
+        StateFrozen,
         Td,
         Uninitialized, //
     },
@@ -77,14 +78,9 @@ impl KvmTdx {
         ledger::shared(|shared| shared.state == State::Runnable)
     }
 
-    pub(crate) fn of_td(vm: &Vm) -> &Self {
-        // SAFETY: A transparent wrapper, as a `Vm` is.
+    fn of_td(vm: &Vm) -> &Self {
+        // SAFETY: A transparent wrapper, as a `Vm` is, and there is no other kind of VM.
         unsafe { &*vm.as_raw().cast() }
-    }
-
-    pub(crate) fn of_td_vcpu(vcpu: &Vcpu) -> &Self {
-        // SAFETY: `KvmTdx` is a transparent wrapper, and there is no other kind of VM.
-        unsafe { &*vcpu.vm().as_raw().cast::<Self>() }
     }
 
     /// TDH.VP.FLUSH, VP.ENTER, VP.RD: by who has the vCPU's mutex.
@@ -130,6 +126,21 @@ impl Deref for KvmTdx {
     fn deref(&self) -> &Vm {
         // SAFETY: Alive for as long as `self`.
         unsafe { Vm::from_raw(self.0.get()) }
+    }
+}
+
+impl<'a> TdxVmStateGuard<'a> {
+    pub(crate) fn kvm_tdx(&self) -> &'a KvmTdx {
+        KvmTdx::of_td(self.vm())
+    }
+}
+
+/// A vCPU of a TD whose mutex is held.
+pub(crate) struct LockedTdVcpu<'a>(pub(crate) LockedVcpu<'a>);
+
+impl StateFrozen for LockedTdVcpu<'_> {
+    fn kvm_tdx(&self) -> &KvmTdx {
+        KvmTdx::of_td(self.0.vm())
     }
 }
 

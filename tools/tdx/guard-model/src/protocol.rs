@@ -8,7 +8,10 @@ use crate::{
         Result, //
     },
     explore,
-    ffi::KvmTdx,
+    ffi::{
+        KvmTdx,
+        LockedTdVcpu, //
+    },
     kvm::{
         LockedVcpu,
         Vcpu, //
@@ -19,7 +22,6 @@ use crate::{
         State, //
     },
     td::{
-        LockedTdVcpu,
         StateFrozen,
         TdState, //
     },
@@ -234,7 +236,7 @@ fn perform(kvm_tdx: &KvmTdx, act: Act) -> Result {
             // SAFETY: The mutex has just been taken.
             let locked = unsafe { LockedVcpu::assume_locked(vcpu(index)) };
 
-            LockedTdVcpu::assume_td(locked).kvm_tdx().seamcall_on_vcpu();
+            LockedTdVcpu(locked).kvm_tdx().seamcall_on_vcpu();
             kvm.vcpus[index].mutex.unlock();
             Ok(())
         }

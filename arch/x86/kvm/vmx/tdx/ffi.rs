@@ -29,7 +29,10 @@ pub(crate) use self::{
         Charge,
         KeyId, //
     },
-    kvm_tdx::KvmTdx,
+    kvm_tdx::{
+        KvmTdx,
+        LockedTdVcpu, //
+    },
     misc::{
         cond_resched,
         has_5level_ept,

@@ -40,9 +40,11 @@ use kernel::{
 };
 
 use crate::{
-    ffi::KvmTdx,
+    ffi::{
+        KvmTdx,
+        LockedTdVcpu, //
+    },
     td::{
-        LockedTdVcpu,
         StateFrozen,
         TdState, //
     },

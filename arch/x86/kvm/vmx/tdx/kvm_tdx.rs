@@ -38,9 +38,9 @@ use kernel::{
     uaccess::UserPtr, //
 };
 
-use crate::{
-    ffi::KvmTdx,
-    td::LockedTdVcpu, //
+use crate::ffi::{
+    KvmTdx,
+    LockedTdVcpu, //
 };
 
 #[cfg(CONFIG_KVM_INTEL_TDX_BENCH)]
@@ -75,10 +75,10 @@ pub unsafe extern "C" fn tdx_rust_vcpu_unlocked_ioctl(
 ) -> c_int {
     // SAFETY: By the safety requirements.
     let vcpu = unsafe { Vcpu::from_raw(vcpu) };
+    // SAFETY: By the safety requirements.
+    let kvm_tdx = unsafe { KvmTdx::of_td(vcpu.vm()) };
 
-    from_result(|| {
-        ioctl::vcpu_unlocked(KvmTdx::of_td_vcpu(vcpu), vcpu, UserPtr::from_ptr(argp)).map(|()| 0)
-    })
+    from_result(|| ioctl::vcpu_unlocked(kvm_tdx, vcpu, UserPtr::from_ptr(argp)).map(|()| 0))
 }
 
 /// Serves KVM_MEMORY_ENCRYPT_OP on a vCPU, for commands that only read the TD. Returns 0 or a
@@ -96,7 +96,9 @@ pub unsafe extern "C" fn tdx_rust_vcpu_ioctl(
     // SAFETY: By the safety requirements.
     let vcpu = unsafe { Vcpu::from_raw(vcpu) };
     // SAFETY: By the safety requirements the mutex is held until the call returns.
-    let vcpu = LockedTdVcpu::assume_td(unsafe { LockedVcpu::assume_locked(vcpu) });
+    let vcpu = unsafe { LockedVcpu::assume_locked(vcpu) };
+    // SAFETY: By the safety requirements.
+    let vcpu = unsafe { LockedTdVcpu::assume_td(vcpu) };
 
     from_result(|| ioctl::vcpu_locked(&vcpu, UserPtr::from_ptr(argp)).map(|()| 0))
 }

@@ -15,7 +15,6 @@
 use kernel::{
     kvm::{
         LoadedVcpu,
-        LockedVcpu,
         Vcpu, //
     },
     prelude::*, //
@@ -117,29 +116,6 @@ pub(crate) trait StateFrozen {
 impl<S> StateFrozen for Td<'_, S> {
     fn kvm_tdx(&self) -> &KvmTdx {
         self.guard.kvm_tdx()
-    }
-}
-
-/// A vCPU of a TD whose mutex is held.
-///
-/// # Invariants
-///
-/// The vCPU's VM is a TD.
-pub(crate) struct LockedTdVcpu<'a> {
-    vcpu: LockedVcpu<'a>,
-}
-
-impl<'a> LockedTdVcpu<'a> {
-    /// States that the vCPU's VM is a TD: for the entry point that C calls for TDs only.
-    pub(crate) fn assume_td(vcpu: LockedVcpu<'a>) -> Self {
-        // INVARIANT: The caller promises it.
-        Self { vcpu }
-    }
-}
-
-impl StateFrozen for LockedTdVcpu<'_> {
-    fn kvm_tdx(&self) -> &KvmTdx {
-        KvmTdx::of_td_vcpu(&self.vcpu)
     }
 }
 

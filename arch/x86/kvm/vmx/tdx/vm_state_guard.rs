@@ -61,11 +61,6 @@ impl<'a> TdxVmStateGuard<'a> {
         })
     }
 
-    /// Returns the guarded TD.
-    pub(crate) fn kvm_tdx(&self) -> &'a KvmTdx {
-        KvmTdx::of_td(self.slots.vm())
-    }
-
     /// Returns the state that the TD is in, with what may be done in it.
     ///
     /// The guard stays borrowed for as long as the state is in use, so no second, stale view can

@@ -11,8 +11,8 @@ use kernel::{
     kvm::{
         Gfn,
         GmemPage,
+        LockedVcpu,
         MmuWriteLocked,
-        Vcpu,
         Vm, //
     },
     prelude::*,
@@ -37,6 +37,7 @@ use crate::{
     td::{
         Initialized,
         LoadedTdVcpu,
+        StateFrozen,
         Td, //
     },
     vm_state_guard::TdxVmStateGuard, //
@@ -156,15 +157,50 @@ impl KvmTdx {
         EIO
     }
 
-    /// Returns a VM that is known to be a TD as such.
-    pub(crate) fn of_td(vm: &Vm) -> &Self {
-        // SAFETY: The VM is alive. It is a TD: the callers are the values that have this invariant.
+    /// Returns a VM as the TD that it is.
+    ///
+    /// # Safety
+    ///
+    /// The VM is a TD.
+    pub(crate) unsafe fn of_td(vm: &Vm) -> &Self {
+        // SAFETY: The VM is alive and, by the safety requirements, a TD.
         unsafe { Self::from_raw(vm.as_raw()) }
     }
+}
 
-    /// Returns the TD of a vCPU that is known to be one of a TD.
-    pub(crate) fn of_td_vcpu(vcpu: &Vcpu) -> &Self {
-        Self::of_td(vcpu.vm())
+impl<'a> TdxVmStateGuard<'a> {
+    /// Returns the guarded TD.
+    pub(crate) fn kvm_tdx(&self) -> &'a KvmTdx {
+        // SAFETY: By the type invariant.
+        unsafe { KvmTdx::of_td(self.vm()) }
+    }
+}
+
+/// A vCPU of a TD whose mutex is held.
+///
+/// # Invariants
+///
+/// The vCPU's VM is a TD.
+pub(crate) struct LockedTdVcpu<'a> {
+    vcpu: LockedVcpu<'a>,
+}
+
+impl<'a> LockedTdVcpu<'a> {
+    /// States that the vCPU's VM is a TD.
+    ///
+    /// # Safety
+    ///
+    /// It is one.
+    pub(crate) unsafe fn assume_td(vcpu: LockedVcpu<'a>) -> Self {
+        // INVARIANT: By the safety requirements.
+        Self { vcpu }
+    }
+}
+
+impl StateFrozen for LockedTdVcpu<'_> {
+    fn kvm_tdx(&self) -> &KvmTdx {
+        // SAFETY: By the type invariant.
+        unsafe { KvmTdx::of_td(self.vcpu.vm()) }
     }
 }
 
@@ -314,7 +350,7 @@ impl Td<'_, Initialized> {
     }
 }
 
-/// What the mutex of a vCPU allows, beyond what [`Vcpu`] offers.
+/// What the mutex of a vCPU allows, beyond what [`Vcpu`](kernel::kvm::Vcpu) offers.
 impl LoadedTdVcpu<'_> {
     fn vcpu_tdx(&self) -> *mut bindings::vcpu_tdx {
         // SAFETY: The `struct kvm_vcpu` of a TD's vCPU is a field of a `struct vcpu_tdx`.

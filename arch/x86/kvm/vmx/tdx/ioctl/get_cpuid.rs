@@ -22,16 +22,16 @@ use crate::{
         halves,
         ADDRESS_SIZES, //
     },
-    ffi::cpuid_table,
+    ffi::{
+        cpuid_table,
+        LockedTdVcpu, //
+    },
     seamcall::{
         mng_rd,
         TDCS_CPUID_VALUES, //
     },
     status::SeamcallError,
-    td::{
-        LockedTdVcpu,
-        StateFrozen, //
-    },
+    td::StateFrozen,
     uapi::{
         user_ptr,
         Command,
