@@ -1037,7 +1037,7 @@ impl Kernel {
         worker.calls.send(first.raw).context("a thread is gone")?;
 
         // Until it is held, or has ended.
-        let deadline = Instant::now() + PATIENCE;
+        let began = Instant::now();
         let mut returned = None;
         let mut is_held = false;
         while returned.is_none() && !is_held {
@@ -1052,7 +1052,7 @@ impl Kernel {
                     }
                 }
             }
-            patience(deadline, "a call that should be held")?;
+            patience(began, "a call that should be held")?;
         }
 
         let mut second = None;
@@ -1107,7 +1107,7 @@ impl Kernel {
                 if returned.is_some() && other_returned.is_some() {
                     break;
                 }
-                patience(deadline, "two calls at once")?;
+                patience(began, "two calls at once")?;
             }
             if is_held && hold != Some(Hold::Memory) {
                 meanwhile = Meanwhile::AtOnce;
@@ -1273,11 +1273,15 @@ fn namesake(kvm: &Kvm) -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(moved) })
 }
 
-fn patience(deadline: Instant, what: &str) -> Result<()> {
-    if Instant::now() > deadline {
+/// Waits a little for what began then, the longer the longer it takes: this thread keeps all others
+/// that do not run in real time, those of the kernel too, from its processor until it sleeps.
+fn patience(began: Instant, what: &str) -> Result<()> {
+    let waited = began.elapsed();
+
+    if waited > PATIENCE {
         bail!("{what} does not come to an end");
     }
-    thread::sleep(Duration::from_micros(100));
+    thread::sleep((waited / 4).clamp(Duration::from_micros(100), Duration::from_millis(1)));
     Ok(())
 }
 
