@@ -4,11 +4,7 @@
 //
 // A vCPU whose mutex is held keeps the TD from changing, but does not let anybody change it.
 
-use crate::{
-    ffi::LockedTdVcpu,
-    td::TdState,
-    vm_state_guard::TdxVmStateGuard,
-};
+use crate::{ffi::LockedTdVcpu, td::TdState, vm_state_guard::TdxVmStateGuard};
 
 fn case(vcpu: &LockedTdVcpu<'_>, guard: &TdxVmStateGuard<'_>) {
     let _ = TdState::new(vcpu); // FAIL
