@@ -44,7 +44,7 @@ use crate::{
         WithCpuid,
         INIT_VM_NENT, //
     },
-    vm_state_guard::TdxVmStateGuard,
+    vm_state_guard::TdxVmStateGuard, //
 };
 
 /// The module counts TSC frequencies in units of 25 MHz.
