@@ -19,6 +19,7 @@ use std::path::PathBuf;
 use anyhow::bail;
 use anyhow::Context;
 use anyhow::Result;
+use tdx_emulator_host::module::Module;
 
 const TRACING: &str = "/sys/kernel/tracing";
 const INSTANCE: &str = "/sys/kernel/tracing/instances/conformance";
@@ -275,41 +276,9 @@ impl Drop for Tracer {
 /// Takes a vCPU from the processor that it was loaded by.
 pub const VP_FLUSH: u16 = 18;
 
-/// The leaves that KVM calls for a TD.
-const LEAVES: &[(u16, &str)] = &[
-    (0, "VP.ENTER"),
-    (1, "MNG.ADDCX"),
-    (2, "MEM.PAGE.ADD"),
-    (3, "MEM.SEPT.ADD"),
-    (4, "VP.ADDCX"),
-    (6, "MEM.PAGE.AUG"),
-    (7, "MEM.RANGE.BLOCK"),
-    (8, "MNG.KEY.CONFIG"),
-    (9, "MNG.CREATE"),
-    (10, "VP.CREATE"),
-    (11, "MNG.RD"),
-    (16, "MR.EXTEND"),
-    (17, "MR.FINALIZE"),
-    (VP_FLUSH, "VP.FLUSH"),
-    (19, "MNG.VPFLUSHDONE"),
-    (20, "MNG.KEY.FREEID"),
-    (21, "MNG.INIT"),
-    (22, "VP.INIT"),
-    (26, "VP.RD"),
-    (28, "PHYMEM.PAGE.RECLAIM"),
-    (29, "MEM.PAGE.REMOVE"),
-    (38, "MEM.TRACK"),
-    (40, "PHYMEM.CACHE.WB"),
-    (41, "PHYMEM.PAGE.WBINVD"),
-    (43, "VP.WR"),
-];
-
-/// A leaf as people and the emulated module call it, or its number.
+/// A leaf as the emulated module calls it, or its number.
 pub fn leaf_name(leaf: u16) -> Cow<'static, str> {
-    match LEAVES.iter().find(|(number, _)| *number == leaf) {
-        Some((_, name)) => (*name).into(),
-        None => leaf.to_string().into(),
-    }
+    Module::leaf_name(leaf).map_or_else(|| leaf.to_string().into(), Cow::from)
 }
 
 /// What a register is to a leaf.
