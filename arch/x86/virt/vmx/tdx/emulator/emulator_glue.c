@@ -36,6 +36,7 @@
 #include <linux/cpumask.h>
 #include <linux/debugfs.h>
 #include <linux/init.h>
+#include <linux/kasan.h>
 #include <linux/kdebug.h>
 #include <linux/mm.h>
 #include <linux/panic.h>
@@ -395,10 +396,16 @@ static int accounting_show(struct seq_file *m, void *unused)
 }
 DEFINE_SHOW_ATTRIBUTE(accounting);
 
-/* With all other CPUs stopped, none is inside a SEAMCALL. */
+/*
+ * With all other CPUs stopped, none is inside a SEAMCALL.  The pages of which a
+ * removal failed are the module's, and yet KVM frees them: the module may read
+ * them, whatever KASAN thinks.
+ */
 static int check_memory(void *unused)
 {
+	kasan_disable_current();
 	tdx_emulator_check_memory();
+	kasan_enable_current();
 	return 0;
 }
 
@@ -423,8 +430,11 @@ static int reclaim_set(void *data, u64 val)
 	do {
 		nr = tdx_emulator_orphans(pages, ARRAY_SIZE(pages));
 		for (i = 0; i < nr; i++) {
+			/* See check_memory(). */
+			kasan_disable_current();
 			err = tdh_phymem_page_reclaim(pfn_to_page(PHYS_PFN(pages[i])),
 						      &type, &owner, &level);
+			kasan_enable_current();
 			if (err) {
 				pr_err("page 0x%llx is not given back: 0x%llx\n",
 				       pages[i], err);
