@@ -211,6 +211,7 @@ ACTION(init_peer, run_init_peer, NO_TD | PEER);
 ACTION(create_vcpu, run_create_vcpu, ADDS_LAST);
 ACTION(init_vcpu, run_init_last, INITS_LAST, { "VP.CREATE", "VP.ADDCX", "VP.INIT" }, 20000);
 ACTION(init_first_vcpu, run_init_first, INITS_FIRST);
+ACTION(init_and_move, run_init_last, INITS_LAST, { "VP.INIT" }, 50000);
 ACTION(mem_region, run_mem_region, 0, { "MR.EXTEND" }, 4000);
 ACTION(other_region, run_other_region, 0);
 ACTION(finalize, run_finalize, 0, { "MR.FINALIZE" }, 50000);
@@ -877,6 +878,52 @@ TEST_F_TIMEOUT(tdx, finalize_vs_punch_other, 120)
 		SKIP(return, C_IS_RACY);
 
 	RACE(finalize, punch_other);
+}
+
+/*
+ * The thread of KVM_TDX_INIT_VCPU goes to another CPU as soon as TDH.VP.INIT has
+ * associated the vCPU with the one that it was on.  C only flushes a vCPU whose
+ * initialization is over, has TDH.VP.WR find it associated, and gives the VM up.
+ */
+TEST_F_TIMEOUT(tdx, init_vcpu_moves, 120)
+{
+	const struct action *action = &init_and_move;
+	int i, nr_vcpus = prepare(action->flags);
+	bool hold = can_hold();
+	struct outcome outcome;
+	struct runner runner;
+	struct arena arena;
+	u64 until;
+
+	if (!variant->rust)
+		SKIP(return, "known flaw of the C code: no flush between TDH.VP.INIT and the end");
+	if (!nr_vcpus)
+		SKIP(return, TOO_SMALL);
+
+	for (i = 0; i < (hold ? 1 : nr_rounds); i++) {
+		memset(&outcome, 0, sizeof(outcome));
+		arena_create(&arena, nr_vcpus, action->flags);
+		runner_create(&runner, action, &arena, &outcome.results[0]);
+		if (hold)
+			hold_start(action);
+
+		until = now_ns() + random() % 1000000;
+		WRITE_ONCE(runner.go, true);
+		if (hold)
+			EXPECT_TRUE(hold_wait(&runner));
+		while (!hold && now_ns() < until)
+			cpu_relax();
+
+		pin_task_to_cpu(runner.thread, cpus[1]);
+		runner_join(&runner);
+		if (hold)
+			hold_nothing();
+
+		EXPECT_EQ(0, outcome.results[0].error);
+		arena_outcome(&arena, action->flags, &outcome);
+		EXPECT_EQ(0, outcome.next);
+		arena_free(&arena);
+	}
 }
 
 TEST_F_TIMEOUT(tdx, each_number_of_vcpus, 300)

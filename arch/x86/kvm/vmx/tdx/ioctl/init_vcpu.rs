@@ -43,7 +43,6 @@ pub(super) fn init_vcpu(td: Td<'_, Initialized>, vcpu: LoadedTdVcpu<'_>, cmd: &C
     vcpu.enable_x2apic()?;
     create(&td, &vcpu, cmd.data())?;
     configure(&td, &vcpu);
-    vcpu.set_initialized();
     Ok(())
 }
 
@@ -56,9 +55,17 @@ fn create(td: &Td<'_, Initialized>, vcpu: &LoadedTdVcpu<'_>, rcx: u64) -> Result
     vcpu.give_tdcx_pages(tdcx, |page| td.vp_addcx(vcpu, page))?;
 
     // The MMU must not stay locked while a failure is being reported.
-    let status = td.vp_init(&td.guard().lock_mmu_for_write(), vcpu, rcx);
+    let result = {
+        let mmu = td.guard().lock_mmu_for_write();
 
-    status.to_result().map_err(|e| td.vp_init_failed(e))?;
+        // This associates the vCPU with this CPU. Should the task move to another one, KVM flushes
+        // the vCPU only if it is initialised. Locked as the MMU is, the task cannot move before.
+        td.vp_init(&mmu, vcpu, rcx)
+            .to_result()
+            .inspect(|()| vcpu.set_initialized())
+    };
+
+    result.map_err(|e| td.vp_init_failed(e))?;
     vcpu.set_mp_state_runnable();
     Ok(())
 }
