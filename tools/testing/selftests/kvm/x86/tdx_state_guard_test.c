@@ -477,6 +477,24 @@ static bool hold_wait(struct runner *runner)
 }
 
 /*
+ * Let @runner begin.  Comes back when it is held or, without holding, within a
+ * millisecond.  False if it should have been held and was not.
+ */
+static bool runner_begin(struct runner *runner, bool hold)
+{
+	u64 until = now_ns() + random() % 1000000;
+
+	if (hold)
+		hold_start(runner->action);
+	WRITE_ONCE(runner->go, true);
+	if (hold)
+		return hold_wait(runner);
+	while (now_ns() < until)
+		cpu_relax();
+	return true;
+}
+
+/*
  * SEAMCALLs that found a lock taken, TDX_OPERAND_BUSY, whatever became of it.
  * Only the emulated module tells.
  */
@@ -893,7 +911,6 @@ TEST_F_TIMEOUT(tdx, init_vcpu_moves, 120)
 	struct outcome outcome;
 	struct runner runner;
 	struct arena arena;
-	u64 until;
 
 	if (!variant->rust)
 		SKIP(return, "known flaw of the C code: no flush between TDH.VP.INIT and the end");
@@ -904,15 +921,7 @@ TEST_F_TIMEOUT(tdx, init_vcpu_moves, 120)
 		memset(&outcome, 0, sizeof(outcome));
 		arena_create(&arena, nr_vcpus, action->flags);
 		runner_create(&runner, action, &arena, &outcome.results[0]);
-		if (hold)
-			hold_start(action);
-
-		until = now_ns() + random() % 1000000;
-		WRITE_ONCE(runner.go, true);
-		if (hold)
-			EXPECT_TRUE(hold_wait(&runner));
-		while (!hold && now_ns() < until)
-			cpu_relax();
+		EXPECT_TRUE(runner_begin(&runner, hold));
 
 		pin_task_to_cpu(runner.thread, cpus[1]);
 		runner_join(&runner);
@@ -951,7 +960,6 @@ static void test_destruction(struct __test_metadata *const _metadata,
 	struct runner runner;
 	struct result result;
 	struct arena arena;
-	u64 until;
 
 	if (!nr_vcpus)
 		SKIP(return, TOO_SMALL);
@@ -960,15 +968,7 @@ static void test_destruction(struct __test_metadata *const _metadata,
 		arena_create(&arena, nr_vcpus, action->flags);
 		memset(&result, 0, sizeof(result));
 		runner_create(&runner, action, &arena, &result);
-		if (hold)
-			hold_start(action);
-
-		until = now_ns() + random() % 1000000;
-		WRITE_ONCE(runner.go, true);
-		if (hold)
-			EXPECT_TRUE(hold_wait(&runner));
-		while (!hold && now_ns() < until)
-			cpu_relax();
+		EXPECT_TRUE(runner_begin(&runner, hold));
 
 		WRITE_ONCE(arena.going, true);
 		td_free(&arena.td);
