@@ -153,14 +153,29 @@ impl<'a> AllVcpusLocked<'a> {
         Ok(unsafe { LockedVcpu::assume_locked(vcpu) })
     }
 
-    /// Loads `vcpu` onto the current CPU.
+    /// Runs `f` while `vcpu` is loaded onto the current CPU.
+    ///
+    /// A guard that puts the vCPU when dropped could be leaked: the scheduler would go on to use a
+    /// vCPU that may be gone.
     ///
     /// # Errors
     ///
     /// - `EINVAL`: `vcpu` belongs to another VM.
+    /// - what `f` returns.
+    ///
+    /// # Safety
+    ///
+    /// The current task has no vCPU loaded, and `f` loads none.
     #[inline]
-    pub fn load_vcpu<'g>(&'g self, vcpu: &'g Vcpu) -> Result<LoadedVcpu<'g>> {
-        Ok(LoadedVcpu::new(self.locked_vcpu(vcpu)?))
+    pub unsafe fn with_loaded_vcpu<T>(
+        &self,
+        vcpu: &Vcpu,
+        f: impl FnOnce(LoadedVcpu<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let vcpu = self.locked_vcpu(vcpu)?;
+
+        // SAFETY: By the safety requirements.
+        unsafe { LoadedVcpu::with(vcpu, f) }
     }
 }
 

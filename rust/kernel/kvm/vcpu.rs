@@ -100,24 +100,35 @@ impl Deref for LockedVcpu<'_> {
     }
 }
 
-/// A locked vCPU that is loaded onto the current CPU; put when dropped.
+/// A locked vCPU that is loaded onto the current CPU.
 ///
 /// # Invariants
 ///
-/// `vcpu_load()` has been called for the vCPU and `vcpu_put()` has not.
-#[must_use = "the vCPU is put as soon as the guard is dropped"]
+/// `vcpu_load()` has been called for the vCPU, and `vcpu_put()` is not before the end of `'a`.
 pub struct LoadedVcpu<'a> {
     vcpu: LockedVcpu<'a>,
 }
 
 impl<'a> LoadedVcpu<'a> {
+    /// Runs `f` while `vcpu` is loaded.
+    ///
+    /// # Safety
+    ///
+    /// The current task has no vCPU loaded, and `f` loads none.
     // Inline, as all that calls into KVM: see the module's documentation.
     #[inline]
-    pub(super) fn new(vcpu: LockedVcpu<'a>) -> Self {
-        // SAFETY: The vCPU is alive and the current task holds its mutex.
-        unsafe { bindings::vcpu_load(vcpu.as_raw()) };
-        // INVARIANT: The vCPU has just been loaded.
-        Self { vcpu }
+    pub(super) unsafe fn with<T>(vcpu: LockedVcpu<'a>, f: impl FnOnce(LoadedVcpu<'_>) -> T) -> T {
+        let raw = vcpu.as_raw();
+
+        // SAFETY: The vCPU is alive and the current task holds its mutex. By the safety
+        // requirements its preemption notifier is registered once.
+        unsafe { bindings::vcpu_load(raw) };
+        // INVARIANT: The vCPU has just been loaded, and is put once `f` is through with it.
+        let result = f(LoadedVcpu { vcpu });
+
+        // SAFETY: The vCPU is loaded.
+        unsafe { bindings::vcpu_put(raw) };
+        result
     }
 }
 
@@ -127,13 +138,5 @@ impl<'a> Deref for LoadedVcpu<'a> {
     #[inline]
     fn deref(&self) -> &Self::Target {
         &self.vcpu
-    }
-}
-
-impl Drop for LoadedVcpu<'_> {
-    #[inline]
-    fn drop(&mut self) {
-        // SAFETY: By the type invariant the vCPU is loaded.
-        unsafe { bindings::vcpu_put(self.vcpu.as_raw()) };
     }
 }

@@ -7,12 +7,12 @@
 use kernel::prelude::*;
 
 use crate::{
-    ffi::{ControlPage, KeyId, ModuleLocked},
+    ffi::{Charge, ControlPage, KeyId, ModuleLocked},
     td::{Td, Uninitialized},
 };
 
-fn case(td: &Td<'_, Uninitialized>, tdr: &ControlPage, key_id: &KeyId) -> Result {
-    td.mng_create(td.guard(), tdr, key_id)?; // FAIL
-    td.mng_create(&ModuleLocked::lock(), tdr, key_id)?; // PASS
+fn case(td: &Td<'_, Uninitialized>, tdr: ControlPage, key_id: KeyId, charge: Charge) -> Result {
+    td.mng_create(td.guard(), tdr, key_id, charge)?; // FAIL
+    td.mng_create(&ModuleLocked::lock(), tdr, key_id, charge)?; // PASS
     Ok(())
 }

@@ -7,6 +7,6 @@
 use crate::td::{Initialized, Td};
 
 fn case(td: &Td<'_, Initialized>) {
-    td.guard().set_runnable(td.guard()); // FAIL
-    td.guard().set_runnable(&td.guard().lock_mmu_for_write()); // PASS
+    td.set_runnable(td.guard()); // FAIL
+    td.set_runnable(&td.guard().lock_mmu_for_write()); // PASS
 }

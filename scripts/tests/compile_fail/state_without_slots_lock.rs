@@ -8,7 +8,7 @@ use kernel::{kvm::AllVcpusLocked, prelude::*};
 
 use crate::{td::TdState, vm_state_guard::TdxVmStateGuard};
 
-fn case(vcpus: &AllVcpusLocked<'_>, guard: &TdxVmStateGuard<'_>) {
+fn case(vcpus: &mut AllVcpusLocked<'_>, guard: &mut TdxVmStateGuard<'_>) {
     let _ = TdState::new(vcpus); // FAIL
     let _ = TdState::new(guard); // PASS
 }

@@ -8,7 +8,7 @@ use kernel::{kvm::VmLocked, prelude::*};
 
 use crate::{td::TdState, vm_state_guard::TdxVmStateGuard};
 
-fn case(vm: &VmLocked<'_>, guard: &TdxVmStateGuard<'_>) {
+fn case(vm: &mut VmLocked<'_>, guard: &mut TdxVmStateGuard<'_>) {
     let _ = TdState::new(vm); // FAIL
     let _ = TdState::new(guard); // PASS
 }

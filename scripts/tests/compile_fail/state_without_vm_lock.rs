@@ -6,7 +6,7 @@
 
 use crate::{ffi::LockedTdVcpu, td::TdState, vm_state_guard::TdxVmStateGuard};
 
-fn case(vcpu: &LockedTdVcpu<'_>, guard: &TdxVmStateGuard<'_>) {
+fn case(vcpu: &mut LockedTdVcpu<'_>, guard: &mut TdxVmStateGuard<'_>) {
     let _ = TdState::new(vcpu); // FAIL
     let _ = TdState::new(guard); // PASS
 }

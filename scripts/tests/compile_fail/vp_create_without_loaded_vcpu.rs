@@ -7,8 +7,8 @@
 use kernel::prelude::*;
 
 use crate::{
-    ffi::{ControlPage, LockedTdVcpu},
-    td::{Initialized, LoadedTdVcpu, Td},
+    ffi::{ControlPage, LoadedTdVcpu, LockedTdVcpu},
+    td::{Initialized, Td},
 };
 
 fn case(

@@ -4,7 +4,10 @@
 //
 // TDH.VP.INIT needs the MMU locked for write, on top of the guard.
 
-use crate::td::{Initialized, LoadedTdVcpu, Td};
+use crate::{
+    ffi::LoadedTdVcpu,
+    td::{Initialized, Td},
+};
 
 fn case(td: &Td<'_, Initialized>, vcpu: &LoadedTdVcpu<'_>) {
     let _ = td.vp_init(td.guard(), vcpu, 0); // FAIL

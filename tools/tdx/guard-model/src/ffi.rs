@@ -4,13 +4,16 @@
 
 use crate::{
     bindings,
+    error::Result,
     flaw::{
         self,
         Flaw, //
     },
     kvm::{
+        LoadedVcpu,
         LockedVcpu,
         MmuWriteLocked,
+        Vcpu,
         Vm, //
     },
     ledger::{
@@ -21,7 +24,6 @@ use crate::{
     },
     td::{
         Initialized,
-        LoadedTdVcpu,
         StateFrozen,
         Td,
         Uninitialized, //
@@ -144,6 +146,9 @@ impl StateFrozen for LockedTdVcpu<'_> {
     }
 }
 
+/// A vCPU of a TD that is loaded.
+pub(crate) struct LoadedTdVcpu<'a>(#[allow(dead_code)] LoadedVcpu<'a>);
+
 /// TDH.MEM.RANGE.BLOCK, MEM.TRACK if KVM takes the TD for runnable, and MEM.PAGE.REMOVE.
 fn remove() {
     ledger::seamcall(Mode::Shared);
@@ -180,6 +185,21 @@ impl Td<'_, Uninitialized> {
 }
 
 impl Td<'_, Initialized> {
+    /// Runs `f` while a vCPU is loaded.
+    pub(crate) fn with_loaded_vcpu(
+        &mut self,
+        vcpu: &Vcpu,
+        f: impl FnOnce(&Self, LoadedTdVcpu<'_>) -> Result,
+    ) -> Result {
+        let td = &*self;
+
+        // SAFETY: As in the crate.
+        unsafe {
+            td.guard()
+                .with_loaded_vcpu(vcpu, |vcpu| f(td, LoadedTdVcpu(vcpu)))
+        }
+    }
+
     /// TDH.VP.CREATE, VP.ADDCX, and VP.INIT of a module that takes the TDR exclusive for it.
     pub(crate) fn init_vcpu(&self, _vcpu: &LoadedTdVcpu<'_>) {
         change(self.guard(), Mode::Shared);

@@ -202,17 +202,17 @@ fn perform(kvm_tdx: &KvmTdx, act: Act) -> Result {
             _ => Err(EINVAL),
         }),
         Act::InitVcpu(index) => with_guard(kvm_tdx, |state| match state {
-            TdState::Initialized(td) => {
-                td.init_vcpu(&td.load_vcpu(vcpu(index))?);
+            TdState::Initialized(mut td) => td.with_loaded_vcpu(vcpu(index), |td, vcpu| {
+                td.init_vcpu(&vcpu);
                 Ok(())
-            }
+            }),
             _ => Err(EINVAL),
         }),
         Act::InitMemRegion(index) => with_guard(kvm_tdx, |state| match state {
-            TdState::Initialized(td) => {
-                td.init_mem_region(&td.load_vcpu(vcpu(index))?);
+            TdState::Initialized(mut td) => td.with_loaded_vcpu(vcpu(index), |td, vcpu| {
+                td.init_mem_region(&vcpu);
                 Ok(())
-            }
+            }),
             _ => Err(EINVAL),
         }),
         Act::FinalizeVm => with_guard(kvm_tdx, |state| match state {

@@ -31,6 +31,7 @@ pub(crate) use self::{
     },
     kvm_tdx::{
         KvmTdx,
+        LoadedTdVcpu,
         LockedTdVcpu, //
     },
     misc::{

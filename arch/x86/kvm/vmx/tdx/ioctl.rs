@@ -113,16 +113,15 @@ pub(crate) fn vcpu_unlocked(kvm_tdx: &KvmTdx, vcpu: &Vcpu, arg: UserPtr) -> Resu
 
     let mut guard = TdxVmStateGuard::lock(kvm_tdx)?;
 
-    let TdState::Initialized(td) = guard.td() else {
+    let TdState::Initialized(mut td) = guard.td() else {
         return Err(EINVAL);
     };
-    let vcpu = td.load_vcpu(vcpu)?;
 
-    match cmd.id() {
+    td.with_loaded_vcpu(vcpu, |td, vcpu| match cmd.id() {
         KVM_TDX_INIT_MEM_REGION => init_mem_region::init_mem_region(td, vcpu, &cmd),
         KVM_TDX_INIT_VCPU => init_vcpu::init_vcpu(td, vcpu, &cmd),
         _ => Err(ENOIOCTLCMD),
-    }
+    })
 }
 
 /// Serves a command on a vCPU that only reads the TD.

@@ -27,10 +27,12 @@ use kernel::{
 
 use crate::{
     ffi::{
+        Charge,
         ControlPage,
         CpusReadLocked,
         KeyId,
         KvmTdx,
+        LoadedTdVcpu,
         ModuleLocked,
         TdParams, //
     },
@@ -41,7 +43,6 @@ use crate::{
     },
     td::{
         Initialized,
-        LoadedTdVcpu,
         StateFrozen,
         Td,
         Uninitialized, //
@@ -105,7 +106,8 @@ pub(crate) fn mng_rd(
 }
 
 impl Td<'_, Uninitialized> {
-    /// TDH.MNG.CREATE: makes `tdr` the root page of the TD, which uses `key_id`.
+    /// TDH.MNG.CREATE: makes `tdr` the root page of the TD, which uses `key_id`. The TD owns all
+    /// three from then on.
     ///
     /// `_module` is there since the leaf takes a lock of the whole module.
     ///
@@ -117,25 +119,32 @@ impl Td<'_, Uninitialized> {
     pub(crate) fn mng_create(
         &self,
         _module: &ModuleLocked,
-        tdr: &ControlPage,
-        key_id: &KeyId,
+        tdr: ControlPage,
+        key_id: KeyId,
+        charge: Charge,
     ) -> Result {
         let kvm_tdx = self.kvm_tdx();
 
-        self.guard().set_tdr(tdr.as_ptr());
+        self.set_tdr(&tdr);
 
         // CAST: A key id is at most 16 bits wide.
         // SAFETY: The page and the key id belong to the caller, and the guard gives exclusive
         // access to the TD.
         let status = unsafe { bindings::tdh_mng_create(kvm_tdx.td(), key_id.get() as u16) };
 
-        Status::new(status).to_result().map_err(|e| {
-            self.guard().set_tdr(core::ptr::null_mut());
-            match e.cause() {
-                Cause::NoEntropy => EAGAIN,
-                _ => bug(kvm_tdx, c"TDH_MNG_CREATE", e, []),
+        match Status::new(status).to_result() {
+            Ok(()) => {
+                self.hand_over(tdr, key_id, charge);
+                Ok(())
             }
-        })
+            Err(e) => {
+                self.clear_tdr();
+                Err(match e.cause() {
+                    Cause::NoEntropy => EAGAIN,
+                    _ => bug(kvm_tdx, c"TDH_MNG_CREATE", e, []),
+                })
+            }
+        }
     }
 
     /// TDH.MNG.KEY.CONFIG: programs a new key for the TD's key id into the package of `cpu`.

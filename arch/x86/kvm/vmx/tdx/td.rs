@@ -12,18 +12,7 @@
 
 #![deny(unsafe_code)]
 
-use kernel::{
-    kvm::{
-        LoadedVcpu,
-        Vcpu, //
-    },
-    prelude::*, //
-};
-
-use core::{
-    marker::PhantomData,
-    ops::Deref, //
-};
+use core::marker::PhantomData;
 
 use crate::{
     ffi::KvmTdx,
@@ -47,7 +36,9 @@ pub(crate) enum TdState<'g> {
 }
 
 impl<'g> TdState<'g> {
-    pub(crate) fn new(guard: &'g TdxVmStateGuard<'_>) -> Self {
+    /// Looks at the TD, which stays as it is found for as long as the guard is borrowed.
+    pub(crate) fn new(guard: &'g mut TdxVmStateGuard<'_>) -> Self {
+        let guard: &'g TdxVmStateGuard<'g> = guard;
         let kvm_tdx = guard.kvm_tdx();
 
         if kvm_tdx.is_runnable() {
@@ -72,11 +63,10 @@ pub(crate) struct Td<'g, S> {
 }
 
 impl<'g, S> Td<'g, S> {
-    /// States that the TD is in `S`: for [`TdState::new`], and for a transition that has just
-    /// consumed the state before.
-    pub(crate) fn assume_state(guard: &'g TdxVmStateGuard<'g>) -> Self {
-        // INVARIANT: Of the two callers, the first has just looked and borrows the guard mutably
-        // for its own caller; the second has just brought the TD into `S`.
+    /// States that the TD is in `S`.
+    fn assume_state(guard: &'g TdxVmStateGuard<'g>) -> Self {
+        // INVARIANT: The only caller, [`TdState::new`], has just looked, and borrows the guard
+        // mutably for `'g`.
         Self {
             guard,
             _state: PhantomData,
@@ -86,20 +76,6 @@ impl<'g, S> Td<'g, S> {
     /// Returns the guard that the TD is held by.
     pub(crate) fn guard(&self) -> &'g TdxVmStateGuard<'g> {
         self.guard
-    }
-}
-
-impl<'g> Td<'g, Initialized> {
-    /// Loads a vCPU of this TD onto the current CPU.
-    ///
-    /// # Errors
-    ///
-    /// - `EINVAL`: the vCPU belongs to another VM.
-    pub(crate) fn load_vcpu(&self, vcpu: &'g Vcpu) -> Result<LoadedTdVcpu<'g>> {
-        let vcpu = self.guard.load_vcpu(vcpu)?;
-
-        // INVARIANT: The vCPU has been found to be of this VM, which is a TD.
-        Ok(LoadedTdVcpu { vcpu })
     }
 }
 
@@ -116,25 +92,5 @@ pub(crate) trait StateFrozen {
 impl<S> StateFrozen for Td<'_, S> {
     fn kvm_tdx(&self) -> &KvmTdx {
         self.guard.kvm_tdx()
-    }
-}
-
-/// A vCPU of a TD that is loaded onto the current CPU.
-///
-/// SEAMCALLs that touch a vCPU associate it with the CPU they run on; that it is loaded keeps the
-/// association where KVM will look for it.
-///
-/// # Invariants
-///
-/// The vCPU's VM is a TD.
-pub(crate) struct LoadedTdVcpu<'a> {
-    vcpu: LoadedVcpu<'a>,
-}
-
-impl<'a> Deref for LoadedTdVcpu<'a> {
-    type Target = LoadedVcpu<'a>;
-
-    fn deref(&self) -> &Self::Target {
-        &self.vcpu
     }
 }

@@ -3,7 +3,7 @@
 //! Views of KVM's `struct kvm_tdx` and `struct vcpu_tdx`.
 //!
 //! C owns both. What a lock guards is written only by methods of the value that proves the lock
-//! held: [`TdxVmStateGuard`] for the VM, [`LoadedTdVcpu`] for a vCPU.
+//! held: [`Td`] for the VM, [`LoadedTdVcpu`] for a vCPU.
 
 use kernel::{
     bindings,
@@ -11,8 +11,10 @@ use kernel::{
     kvm::{
         Gfn,
         GmemPage,
+        LoadedVcpu,
         LockedVcpu,
         MmuWriteLocked,
+        Vcpu,
         Vm, //
     },
     prelude::*,
@@ -36,9 +38,9 @@ use super::{
 use crate::{
     td::{
         Initialized,
-        LoadedTdVcpu,
         StateFrozen,
-        Td, //
+        Td,
+        Uninitialized, //
     },
     vm_state_guard::TdxVmStateGuard, //
 };
@@ -204,6 +206,52 @@ impl StateFrozen for LockedTdVcpu<'_> {
     }
 }
 
+/// A vCPU of a TD that is loaded onto the current CPU.
+///
+/// SEAMCALLs that touch a vCPU associate it with the CPU they run on; that it is loaded keeps the
+/// association where KVM will look for it.
+///
+/// # Invariants
+///
+/// The vCPU's VM is a TD.
+pub(crate) struct LoadedTdVcpu<'a> {
+    vcpu: LoadedVcpu<'a>,
+}
+
+impl<'a> Deref for LoadedTdVcpu<'a> {
+    type Target = LoadedVcpu<'a>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.vcpu
+    }
+}
+
+impl Td<'_, Initialized> {
+    /// Runs `f` while a vCPU of this TD is loaded onto the current CPU.
+    ///
+    /// The TD is borrowed mutably, and `f` gets it shared: it cannot load a second vCPU.
+    ///
+    /// # Errors
+    ///
+    /// - `EINVAL`: the vCPU belongs to another VM.
+    /// - what `f` returns.
+    #[inline(always)]
+    pub(crate) fn with_loaded_vcpu<T>(
+        &mut self,
+        vcpu: &Vcpu,
+        f: impl FnOnce(&Self, LoadedTdVcpu<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let td = &*self;
+        // INVARIANT: The vCPU has been found to be of this VM, which is a TD.
+        let f = |vcpu: LoadedVcpu<'_>| f(td, LoadedTdVcpu { vcpu });
+
+        // SAFETY: An ioctl has to do with one VM. Whoever has a vCPU of it loaded already holds its
+        // mutex, and does not get the guard. This is the only `Td`, and stays borrowed until the
+        // vCPU has been put.
+        unsafe { td.guard().with_loaded_vcpu(vcpu, f) }
+    }
+}
+
 impl Deref for KvmTdx {
     type Target = Vm;
 
@@ -213,35 +261,29 @@ impl Deref for KvmTdx {
     }
 }
 
-/// What the whole guard allows to be written.
-impl TdxVmStateGuard<'_> {
-    /// Sets how many pages the TD and each of its vCPUs will have.
-    pub(crate) fn set_nr_pages(&self, tdcs: usize, tdcx: usize) {
-        let td = self.kvm_tdx().td();
-
-        // CAST: Both are a few pages.
+/// What the whole guard allows to be done to a TD that is not initialised. It has no vCPU, and
+/// never ran.
+impl Td<'_, Uninitialized> {
+    /// Sets the TDR that MNG.CREATE is to take.
+    pub(crate) fn set_tdr(&self, tdr: &ControlPage) {
         // SAFETY: The guard gives exclusive access to the TD.
-        unsafe {
-            (*td).tdcs_nr_pages = tdcs as c_int;
-            (*td).tdcx_nr_pages = tdcx as c_int;
-        }
+        unsafe { (*self.kvm_tdx().td()).tdr_page = tdr.as_ptr() };
     }
 
-    /// Sets the TDR that MNG.CREATE is to take; null takes it back.
-    pub(crate) fn set_tdr(&self, tdr: *mut bindings::page) {
+    /// Takes back the TDR that MNG.CREATE refused.
+    pub(crate) fn clear_tdr(&self) {
         // SAFETY: The guard gives exclusive access to the TD.
-        unsafe { (*self.kvm_tdx().td()).tdr_page = tdr };
+        unsafe { (*self.kvm_tdx().td()).tdr_page = ptr::null_mut() };
     }
 
     /// Hands over what a TD has once MNG.CREATE has succeeded. From now on C's teardown frees it.
     pub(crate) fn hand_over(&self, tdr: ControlPage, key_id: KeyId, charge: Charge) {
-        self.set_tdr(tdr.into_raw());
-
         let kvm_tdx = self.kvm_tdx().as_raw();
 
         // CAST: A key id is at most 16 bits wide.
         // SAFETY: The guard gives exclusive access to the TD.
         unsafe {
+            (*kvm_tdx).td.tdr_page = tdr.into_raw();
             (*kvm_tdx).hkid = key_id.into_raw() as c_int;
             (*kvm_tdx).misc_cg = charge.into_raw();
         }
@@ -268,16 +310,31 @@ impl TdxVmStateGuard<'_> {
         pages: ControlPages,
         give: impl FnMut(&ControlPage) -> Result,
     ) -> Result {
-        // SAFETY: The guard gives exclusive access to the TD, whose teardown reclaims the pages.
-        unsafe { pages.give_all(&raw mut (*self.kvm_tdx().td()).tdcs_pages, give) }
+        let td = self.kvm_tdx().td();
+
+        // CAST: They are a few.
+        // SAFETY: The guard gives exclusive access to the TD, whose teardown reclaims so many pages.
+        unsafe {
+            (*td).tdcs_nr_pages = pages.len() as c_int;
+            pages.give_all(&raw mut (*td).tdcs_pages, give)
+        }
     }
 
-    /// Records what MNG.INIT has made of the TD, and that it is initialised now.
-    pub(crate) fn set_initialized(&self, params: &TdParams, tsc_offset: u64, tsc_multiplier: u64) {
+    /// Records what MNG.INIT has made of the TD, how many pages a vCPU of it has beside its TDVPR,
+    /// and that it is initialised now.
+    pub(crate) fn set_initialized(
+        &self,
+        params: &TdParams,
+        tdcx_nr_pages: usize,
+        tsc_offset: u64,
+        tsc_multiplier: u64,
+    ) {
         let kvm_tdx = self.kvm_tdx().as_raw();
 
+        // CAST: They are a few.
         // SAFETY: The guard gives exclusive access to the TD.
         unsafe {
+            (*kvm_tdx).td.tdcx_nr_pages = tdcx_nr_pages as c_int;
             (*kvm_tdx).tsc_offset = tsc_offset;
             (*kvm_tdx).tsc_multiplier = tsc_multiplier;
             (*kvm_tdx).attributes = params.attributes();
@@ -286,7 +343,9 @@ impl TdxVmStateGuard<'_> {
             (*kvm_tdx).state = bindings::kvm_tdx_state_TD_STATE_INITIALIZED;
         }
     }
+}
 
+impl Td<'_, Initialized> {
     /// Records that MR.FINALIZE has succeeded, and lets KVM_PRE_FAULT_MEMORY in.
     ///
     /// `_mmu` has to be the lock that the leaf was called under. Who unmaps a page blocks it, has
@@ -303,9 +362,7 @@ impl TdxVmStateGuard<'_> {
         // SAFETY: The guard gives exclusive access to the TD.
         unsafe { (*kvm_tdx).kvm.arch.pre_fault_allowed = true };
     }
-}
 
-impl Td<'_, Initialized> {
     /// Maps a page of guest_memfd into the TD. KVM's MMU adds what tables are missing, and its
     /// S-EPT hook adds the page with the content of `source`, or of the page's own source page.
     ///
@@ -350,7 +407,7 @@ impl Td<'_, Initialized> {
     }
 }
 
-/// What the mutex of a vCPU allows, beyond what [`Vcpu`](kernel::kvm::Vcpu) offers.
+/// What the mutex of a vCPU allows, beyond what [`Vcpu`] offers.
 impl LoadedTdVcpu<'_> {
     fn vcpu_tdx(&self) -> *mut bindings::vcpu_tdx {
         // SAFETY: The `struct kvm_vcpu` of a TD's vCPU is a field of a `struct vcpu_tdx`.
@@ -457,14 +514,21 @@ impl LoadedTdVcpu<'_> {
     /// Gives the other pages of the vCPU to the module, by means of `give`.
     ///
     /// # Errors
-    ///
-    /// What `give` returned for the page that was refused.
+    /// - `EINVAL`: they are too few.
+    /// - what `give` returned for the page that was refused.
     pub(crate) fn give_tdcx_pages(
         &self,
         pages: ControlPages,
         give: impl FnMut(&ControlPage) -> Result,
     ) -> Result {
-        // SAFETY: The vCPU's mutex is held, and the teardown of the vCPU reclaims the pages.
+        // SAFETY: By the type invariant.
+        let kvm_tdx = unsafe { KvmTdx::of_td(self.vm()) };
+
+        if pages.len() < kvm_tdx.tdcx_nr_pages() {
+            return Err(EINVAL);
+        }
+
+        // SAFETY: The vCPU's mutex is held, and the teardown of the vCPU reclaims so many pages.
         unsafe { pages.give_all(&raw mut (*self.vp()).tdcx_pages, give) }
     }
 }

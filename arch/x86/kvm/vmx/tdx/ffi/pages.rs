@@ -75,6 +75,11 @@ impl ControlPages {
         Ok(Self(pages))
     }
 
+    /// Returns how many pages there is room for.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// Takes the last page out.
     ///
     /// # Errors

@@ -25,15 +25,14 @@ use crate::{
 /// - `EIO`: the module refused, for one because the TD has no vCPU; the VM is marked as broken.
 #[inline(never)]
 pub(super) fn finalize_vm(td: Td<'_, Initialized>, cmd: &mut Command) -> Result {
-    let guard = td.guard();
-    let mmu = guard.lock_mmu_for_write();
+    let mmu = td.guard().lock_mmu_for_write();
     let status = td.mr_finalize(&mmu);
     let result = status.to_result();
 
     // Who unmaps memory looks at KVM's state to know whether the module wants to be told of the
     // TLBs. So both states change in one step.
     if result.is_ok() {
-        guard.set_runnable(&mmu);
+        td.set_runnable(&mmu);
     }
     // The MMU must not stay locked while a failure is being reported.
     drop(mmu);

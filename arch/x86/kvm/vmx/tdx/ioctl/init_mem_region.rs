@@ -17,11 +17,11 @@ use crate::{
         cond_resched,
         signal_pending,
         KvmTdx,
+        LoadedTdVcpu,
         SourcePages, //
     },
     td::{
         Initialized,
-        LoadedTdVcpu,
         StateFrozen,
         Td, //
     },
@@ -53,7 +53,7 @@ const MEASURE_MEMORY_REGION: u32 = 1 << 0;
 /// - `EOPNOTSUPP`: the region has no source, and this kernel does not look at that first.
 #[inline(always)]
 pub(super) fn init_mem_region(
-    td: Td<'_, Initialized>,
+    td: &Td<'_, Initialized>,
     vcpu: LoadedTdVcpu<'_>,
     cmd: &Command,
 ) -> Result {
@@ -82,7 +82,7 @@ pub(super) fn init_mem_region(
 
 /// A region that is being added. In one piece, as nothing takes more stack than what is beneath.
 struct Load<'g> {
-    td: Td<'g, Initialized>,
+    td: &'g Td<'g, Initialized>,
     vcpu: LoadedTdVcpu<'g>,
     cmd: &'g Command,
     /// What is still to be added.

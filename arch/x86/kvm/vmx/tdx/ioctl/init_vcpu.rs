@@ -10,10 +10,12 @@ use kernel::{
 };
 
 use crate::{
-    ffi::ControlPages,
+    ffi::{
+        ControlPages,
+        LoadedTdVcpu, //
+    },
     td::{
         Initialized,
-        LoadedTdVcpu,
         StateFrozen,
         Td, //
     },
@@ -35,14 +37,14 @@ const SECONDARY_EXEC_BUS_LOCK_DETECTION: u64 = 1 << 30;
 /// - `ENOMEM`: no memory for the pages; the vCPU is as before, but for its APIC mode.
 /// - `EIO`: the TDX module refused; the VM is marked as broken.
 #[inline(never)]
-pub(super) fn init_vcpu(td: Td<'_, Initialized>, vcpu: LoadedTdVcpu<'_>, cmd: &Command) -> Result {
+pub(super) fn init_vcpu(td: &Td<'_, Initialized>, vcpu: LoadedTdVcpu<'_>, cmd: &Command) -> Result {
     if cmd.flags() != 0 || vcpu.is_initialized() {
         return Err(EINVAL);
     }
 
     vcpu.enable_x2apic()?;
-    create(&td, &vcpu, cmd.data())?;
-    configure(&td, &vcpu);
+    create(td, &vcpu, cmd.data())?;
+    configure(td, &vcpu);
     Ok(())
 }
 

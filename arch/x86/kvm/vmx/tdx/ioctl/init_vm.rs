@@ -186,9 +186,15 @@ impl CreatedTd<'_> {
     fn finish(mut self, params: &TdParams) {
         let read = |field| mng_rd(&self.td, field).unwrap_or_else(|e| unread(field, e));
 
-        self.td
-            .guard()
-            .set_initialized(params, read(TDCS_TSC_OFFSET), read(TDCS_TSC_MULTIPLIER));
+        // The TDVPR, which is one of the pages of a vCPU, is counted apart.
+        let tdcx_nr_pages = nr_pages(sysinfo().td_ctrl.tdvps_base_size) - 1;
+
+        self.td.set_initialized(
+            params,
+            tdcx_nr_pages,
+            read(TDCS_TSC_OFFSET),
+            read(TDCS_TSC_MULTIPLIER),
+        );
         self.finished = true;
     }
 }
@@ -196,7 +202,7 @@ impl CreatedTd<'_> {
 impl Drop for CreatedTd<'_> {
     fn drop(&mut self) {
         if !self.finished {
-            self.td.guard().tear_down();
+            self.td.tear_down();
         }
     }
 }
@@ -217,22 +223,15 @@ fn unread(field: u64, e: SeamcallError) -> u64 {
 /// initialised as `params` says.
 #[inline(never)]
 fn create(td: Td<'_, Uninitialized>, params: &TdParams, cmd: &mut Command) -> Result {
-    let tdcs_nr_pages = nr_pages(sysinfo().td_ctrl.tdcs_base_size);
-    // The TDVPR, which is one of the pages of a vCPU, is counted apart.
-    let tdcx_nr_pages = nr_pages(sysinfo().td_ctrl.tdvps_base_size) - 1;
-
     let key_id = KeyId::alloc()?;
     let charge = Charge::new()?;
-    let mut tdcs = ControlPages::alloc(tdcs_nr_pages + 1)?;
+    let mut tdcs = ControlPages::alloc(nr_pages(sysinfo().td_ctrl.tdcs_base_size) + 1)?;
     let tdr = tdcs.take_last()?;
     let mut packages = Packages::new()?;
     let cpus = CpusReadLocked::lock();
 
     packages.check_all_online(&cpus)?;
-
-    td.guard().set_nr_pages(tdcs_nr_pages, tdcx_nr_pages);
-    td.mng_create(&ModuleLocked::lock(), &tdr, &key_id)?;
-    td.guard().hand_over(tdr, key_id, charge);
+    td.mng_create(&ModuleLocked::lock(), tdr, key_id, charge)?;
 
     let created = CreatedTd {
         td,
@@ -262,8 +261,7 @@ fn initialize(
 ) -> Result {
     let td = &created.td;
 
-    td.guard()
-        .give_tdcs_pages(tdcs, |page| td.mng_addcx(page))?;
+    td.give_tdcs_pages(tdcs, |page| td.mng_addcx(page))?;
     td.mng_init(params).map_err(|(e, refused)| {
         if let Some(status) = refused {
             cmd.set_hw_error(status.as_raw());
