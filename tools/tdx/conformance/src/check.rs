@@ -268,7 +268,7 @@ pub fn check<R: Runner>(
         let (explained, finding) = match compared {
             Compared::Same(explained) => (explained, None),
             Compared::Differs(Way::C, difference) if tried < TRIES => {
-                println!("C differs from itself, to be tried again: {difference}");
+                println!("C differs from itself, seed {seed}, to be tried again: {difference}");
                 continue;
             }
             Compared::Differs(way, difference) => {

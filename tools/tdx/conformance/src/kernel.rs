@@ -45,6 +45,7 @@ use tdx_uapi::KVM_TDX_INIT_VM;
 
 use crate::edges;
 use crate::memory;
+use crate::memory::Common;
 use crate::memory::Memory;
 use crate::memory::Placed;
 use crate::memory::Use;
@@ -624,6 +625,7 @@ impl Emulator {
 pub struct Kernel {
     kvm: Kvm,
     pub offer: Offer,
+    common: Common,
     memories: [Memory; 2],
     emulator: Option<Emulator>,
     workers: Option<[Worker; 2]>,
@@ -653,7 +655,7 @@ impl Kernel {
             bail!("KVM cannot make TDs: it offers VM types {types:#x}");
         }
         let offer = Self::ask_offer(&kvm)?;
-        memory::map_common()?;
+        let common = Common::new()?;
         let memories = [Memory::new(0)?, Memory::new(1)?];
         let emulator = Emulator::open()?;
         let switch = open(TDX_RUST, true)?;
@@ -662,6 +664,7 @@ impl Kernel {
             _namesake: namesake(&kvm)?,
             kvm,
             offer,
+            common,
             memories,
             emulator,
             workers: None,
@@ -943,8 +946,10 @@ impl Kernel {
         close_if(fds.gmem.take());
         close_if(fds.vm.take());
         let closed = ticks();
+        let elsewhere = self.common.written();
         let (mut record, times) = result?;
         record.td = td;
+        record.elsewhere = elsewhere;
         self.sort_seamcalls(program, &mut record, &times, began)?;
         record.left = self.left()?;
         let mut last = start;
@@ -985,7 +990,7 @@ impl Kernel {
             if !threaded {
                 let prepared = self.prepare(0, &step.call, fds);
                 // SAFETY: The descriptors are this program's, and `prepare()` puts into calls only
-                // addresses of a `Memory` and what nothing is mapped at.
+                // addresses of a `Memory` or of the `Common`, and what nothing is mapped at.
                 let returned = unsafe { prepared.raw.make() };
                 record
                     .steps

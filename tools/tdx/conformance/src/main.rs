@@ -429,6 +429,9 @@ fn replay(args: &Replay) -> Result<bool> {
                 println!("       {seamcall}");
             }
         }
+        if !record.elsewhere.is_empty() {
+            println!("     written elsewhere: {}", bytes(&record.elsewhere));
+        }
         println!("     ticks: {:?}", kernel.spent);
         println!("     the TD: {}", record.td);
         println!("     {} SEAMCALLs take it down", record.teardown.len());

@@ -141,20 +141,85 @@ fn map(address: u64, pages: u64, prot: libc::c_int) -> Result<()> {
     Ok(())
 }
 
-/// Maps what does not belong to a thread: contents for private memory, and shared memory.
-pub fn map_common() -> Result<()> {
-    map(SOURCE, SOURCE_PAGES, libc::PROT_READ | libc::PROT_WRITE)?;
-    map(SOURCE + SOURCE_PAGES * PAGE, 1, libc::PROT_NONE)?;
-    map(SHARED, SHARED_PAGES, libc::PROT_READ | libc::PROT_WRITE)?;
-    for page in 0..SOURCE_PAGES {
-        let address = SOURCE + page * PAGE;
-        // SAFETY: These pages have just been mapped, and nobody else knows of them.
-        let bytes = unsafe { slice::from_raw_parts_mut(address as *mut u8, PAGE as usize) };
-        for (index, byte) in bytes.iter_mut().enumerate() {
-            *byte = (page as usize * 31 + index * 7) as u8;
-        }
+/// What does not belong to a thread: contents for private memory, and shared memory. Programs may
+/// also have structures there, as addresses are mere numbers.
+///
+/// # Invariants
+///
+/// What [`Common::new`] maps stays mapped, and nothing but this type and the kernel accesses it.
+#[derive(Debug)]
+pub struct Common {
+    source: Vec<u8>,
+}
+
+impl Common {
+    /// Maps it, and fills it with what it has at the start of each program.
+    pub fn new() -> Result<Self> {
+        map(SOURCE, SOURCE_PAGES, libc::PROT_READ | libc::PROT_WRITE)?;
+        map(SOURCE + SOURCE_PAGES * PAGE, 1, libc::PROT_NONE)?;
+        map(SHARED, SHARED_PAGES, libc::PROT_READ | libc::PROT_WRITE)?;
+        let page = |page: u64| (0..PAGE).map(move |index| (page * 31 + index * 7) as u8);
+        let mut common = Self {
+            source: (0..SOURCE_PAGES).flat_map(page).collect(),
+        };
+        common.restore();
+        Ok(common)
     }
-    Ok(())
+
+    fn bytes(&mut self, address: u64, len: u64) -> &mut [u8] {
+        // SAFETY: Both callers ask for a part of what is mapped by the type's invariant, and which
+        // is borrowed through `self`.
+        unsafe { slice::from_raw_parts_mut(address as *mut u8, len as usize) }
+    }
+
+    fn restore(&mut self) {
+        let source = std::mem::take(&mut self.source);
+        self.bytes(SOURCE, SOURCE_PAGES * PAGE)
+            .copy_from_slice(&source);
+        self.source = source;
+        // SAFETY: The contents of these pages, which are this type's, are of no more use.
+        let result = unsafe {
+            libc::madvise(
+                SHARED as *mut libc::c_void,
+                (SHARED_PAGES * PAGE) as usize,
+                libc::MADV_DONTNEED,
+            )
+        };
+        assert!(result == 0, "madvise: {}", io::Error::last_os_error());
+    }
+
+    /// Finds out what a program has written, by its address, and takes it back.
+    pub fn written(&mut self) -> Vec<Written> {
+        let source = std::mem::take(&mut self.source);
+        let now = self.bytes(SOURCE, SOURCE_PAGES * PAGE);
+        let mut found = differing(now, &source, 0u64.wrapping_sub(SOURCE));
+        self.source = source;
+
+        let mut there = [0u8; SHARED_PAGES as usize];
+        // SAFETY: `there` has a byte for each page that is asked for.
+        let result = unsafe {
+            libc::mincore(
+                SHARED as *mut libc::c_void,
+                (SHARED_PAGES * PAGE) as usize,
+                there.as_mut_ptr(),
+            )
+        };
+        assert!(result == 0, "mincore: {}", io::Error::last_os_error());
+        let is_there = |page: &u64| there[*page as usize] & 1 != 0;
+        for page in (0..SHARED_PAGES).filter(is_there) {
+            let address = SHARED + page * PAGE;
+            let now = self.bytes(address, PAGE);
+            found.extend(differing(
+                now,
+                &[0; PAGE as usize],
+                0u64.wrapping_sub(address),
+            ));
+        }
+        if !found.is_empty() || there.iter().any(|page| page & 1 != 0) {
+            self.restore();
+        }
+        found
+    }
 }
 
 impl Area {
@@ -197,7 +262,7 @@ fn differing(after: &[u8], before: &[u8], start: u64) -> Vec<Written> {
         let len = rest.take_while(|(new, old)| new != old).count();
         at = first + len;
         found.push(Written {
-            offset: first as i64 - start as i64,
+            offset: (first as u64).wrapping_sub(start) as i64,
             bytes: after[first..at].to_vec(),
         });
     }

@@ -53,6 +53,8 @@ impl Meanwhile {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Record {
     pub steps: Vec<StepRecord>,
+    /// What the kernel changed where no structure had been put.
+    pub elsewhere: Vec<Written>,
     /// The TD as the module sees it at the end: states, vCPUs, pages, MRTD.
     pub td: String,
     /// The SEAMCALLs that took it down.
@@ -200,6 +202,10 @@ impl Record {
             let count = |record: &Self| record.steps.len().to_string();
             return at_end("number of steps", &count(self), &count(other));
         }
+        if self.elsewhere != other.elsewhere {
+            let (a, b) = differing(&self.elsewhere, &other.elsewhere);
+            return at_end("written elsewhere", &a, &b);
+        }
         if self.td != other.td {
             return at_end("the TD", &self.td, &other.td);
         }
@@ -256,6 +262,10 @@ mod tests {
         assert_eq!(
             kinds(&|r| r.steps[0].held = Some(Meanwhile::Passed)),
             (Some(0), "held")
+        );
+        assert_eq!(
+            kinds(&|r| r.elsewhere = r.steps[1].written.clone()),
+            (None, "written elsewhere")
         );
         assert_eq!(kinds(&|r| r.td.push('x')), (None, "the TD"));
         assert_eq!(kinds(&|r| r.left.push('x')), (None, "left over"));
